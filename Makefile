@@ -1,0 +1,37 @@
+# What is worth a name. Everything that must hold before a change lands is in .ci/run.
+
+TORTURE ?= 10m
+SIM ?= forever
+MUTANTS ?= all
+
+.PHONY: build test ci sim mutants torture bench
+
+build:
+	go build -o dunlin ./cmd/dunlin
+
+test:
+	go test ./...
+
+ci:
+	.ci/run
+
+# Kills, freezes, restarts and, as root, cuts the network of real nodes under load for TORTURE with each durability, and
+# judges what the clients were told by what the replicas hold. It prints seeds and counts. ARGS gives more flags.
+torture: build
+	./dunlin torture --time $(TORTURE) $(ARGS)
+	./dunlin torture --time $(TORTURE) --durability os $(ARGS)
+
+# Simulates whole clusters in virtual time, with faults, until it is stopped or for SIM, and prints counts. What
+# breaks a promise is shown with its seed: DUNLIN_SEED=123 go test -v -run TestSeed ./internal/sim runs one again.
+sim:
+	DUNLIN_SIM=$(SIM) go test -count=1 -v -timeout 0 -run '^TestForever$$' ./internal/sim
+
+# Plants protocol bugs, one after the other, and shows which of them the simulator finds, and how fast. MUTANTS is a
+# pattern for their names.
+mutants:
+	DUNLIN_MUTANTS=$(MUTANTS) go test -count=1 -v -timeout 12h -run '^TestMutants$$' ./internal/sim
+
+# Measures Dunlin beside the other servers that are installed (about three minutes a round) and writes the tables of
+# docs/benchmarks.md. BENCH gives more flags, e.g. BENCH="--rounds 1 --bin ~/go/bin".
+bench:
+	go run ./bench --write docs/benchmarks.md $(BENCH)

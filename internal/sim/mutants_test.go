@@ -1,0 +1,176 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// root is the module's directory.
+const root = "../.."
+
+// planted is what the code asks whether a bug is on. A file with it is added to every package that gets bugs.
+const planted = `package %s
+
+import "os"
+
+var mutantOn = os.Getenv("DUNLIN_MUTANT")
+
+func planted(name string) bool { return name == mutantOn }
+`
+
+var packageClause = regexp.MustCompile(`(?m)^package (\w+)$`)
+
+// plant returns the files that are changed or added, by path from the module's root, with every bug in its place.
+func plant() (map[string]string, error) {
+	files := map[string]string{}
+	for _, m := range allPieces() {
+		original, err := os.ReadFile(filepath.Join(root, m.file))
+		if err != nil {
+			return nil, err
+		}
+		if n := strings.Count(string(original), m.old); n != 1 {
+			return nil, fmt.Errorf("%s: what it replaces is %d times in %s; adapt the mutant to the code", m.name, n, m.file)
+		}
+		if files[m.file] == "" {
+			files[m.file] = string(original)
+		}
+		changed := strings.ReplaceAll(m.new, "PLANTED", fmt.Sprintf("planted(%q)", m.name))
+		if !strings.Contains(files[m.file], m.old) || changed == m.new {
+			return nil, fmt.Errorf("%s meets another mutant of %s, or has no switch", m.name, m.file)
+		}
+		files[m.file] = strings.Replace(files[m.file], m.old, changed, 1)
+		files[path.Join(path.Dir(m.file), "planted.go")] = fmt.Sprintf(planted, packageClause.FindStringSubmatch(string(original))[1])
+	}
+	return files, nil
+}
+
+// named is a piece of the mutant of a name.
+type named struct {
+	name string
+	piece
+}
+
+func allPieces() (out []named) {
+	for _, m := range mutants {
+		for _, p := range m.pieces() {
+			out = append(out, named{m.name, p})
+		}
+	}
+	return out
+}
+
+// Every mutant must fit the code as it is.
+func TestMutantsFit(t *testing.T) {
+	if len(mutants) < 20 {
+		t.Errorf("%d mutants", len(mutants))
+	}
+	files, err := plant()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		if _, err := parser.ParseFile(token.NewFileSet(), name, text, 0); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestMutants plants one bug after the other and says which the simulator finds, by which seed, in how much simulated
+// time. It takes long: DUNLIN_MUTANTS is all, or a pattern for their names.
+func TestMutants(t *testing.T) {
+	pattern := os.Getenv("DUNLIN_MUTANTS")
+	if pattern == "" {
+		return
+	}
+	if pattern == "all" {
+		pattern = "."
+	}
+	want, err := regexp.Compile(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := os.Getenv("DUNLIN_SCHEDULES")
+	if limit == "" {
+		limit = "200"
+	}
+	binary := buildMutants(t)
+	// Without a bug nothing may be found, or what is found with one proves nothing.
+	if found, err := (mutant{name: "none"}).hunt(binary, limit); err == nil {
+		t.Errorf("found without a mutant: %s", found)
+	}
+	caught := 0
+	for _, m := range mutants {
+		if !want.MatchString(m.name) {
+			continue
+		}
+		begin := time.Now()
+		found, err := m.hunt(binary, limit)
+		if err != nil {
+			t.Errorf("%-24s NOT CAUGHT: %v (%.0f s)", m.name, err, time.Since(begin).Seconds())
+			continue
+		}
+		caught++
+		t.Logf("%-24s caught %s, in %.0f s (%s)", m.name, found, time.Since(begin).Seconds(), m.what)
+	}
+	t.Logf("%d caught", caught)
+}
+
+// buildMutants builds this package's tests once, with every bug in its place and off.
+func buildMutants(t *testing.T) (binary string) {
+	t.Helper()
+	files, err := plant()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for name, text := range files {
+		at, err := filepath.Abs(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace[at] = filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		if err := os.WriteFile(replace[at], []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary = filepath.Join(dir, "mutants.test")
+	build := exec.Command("go", "test", "-c", "-o", binary, "-overlay", filepath.Join(dir, "overlay.json"), ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("the mutants do not build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// hunt lets schedules run with the bug on until one fails.
+func (m mutant) hunt(binary, limit string) (found string, err error) {
+	run := exec.Command(binary, "-test.run", "^TestHunt$", "-test.v", "-test.timeout", "60m")
+	run.Env = append(os.Environ(), "DUNLIN_HUNT="+limit, "DUNLIN_MUTANT="+m.name)
+	out, err := run.CombinedOutput()
+	if _, after, ok := strings.Cut(string(out), "HUNT "); ok {
+		found, _, _ = strings.Cut(after, "\n")
+		return found, nil
+	}
+	if err != nil { // a bug may also break the program itself: that is found, too
+		text := strings.TrimSpace(string(out))
+		return fmt.Sprintf("by a failure: %.300s", text), nil
+	}
+	return "", fmt.Errorf("%s schedules passed", limit)
+}

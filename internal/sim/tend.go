@@ -1,0 +1,397 @@
+package sim
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ask has a node make a change, and returns its epoch if it was made, notNeeded if there is nothing to do, or 0. That two are told that they
+// made the same epoch is a breach.
+func (w *world) ask(via *member, patience time.Duration, path string) (epoch uint64) {
+	if via == nil {
+		return 0
+	}
+	sep := "?"
+	if strings.Contains(path, "?") {
+		sep = "&"
+	}
+	resp, err := w.admin.Post(via.url()+"/cluster/"+path+sep+"timeout="+patience.String(), "", nil)
+	if err != nil {
+		w.note("%s asked for %s: %v", via.name, path, err)
+		return 0
+	}
+	body, err := readAll(resp)
+	w.note("%s asked for %s: %d %.300s %v", via.name, path, resp.StatusCode, strings.TrimSpace(body), err)
+	switch resp.StatusCode {
+	case http.StatusAccepted:
+		var doc struct{ Epoch uint64 }
+		if err := json.Unmarshal([]byte(body), &doc); err != nil {
+			return 0 // cut short
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if other := w.won[doc.Epoch]; other != "" && !sameChange(other, path) {
+			w.breach(fmt.Errorf("epoch %d was told to be %s, and %s", doc.Epoch, path, other))
+		}
+		w.won[doc.Epoch] = path
+		return doc.Epoch
+	case http.StatusConflict:
+		if strings.Contains(body, "no member is called") {
+			return notNeeded
+		}
+	case http.StatusBadRequest, http.StatusServiceUnavailable:
+	default:
+		w.breach(fmt.Errorf("%s was asked for %s: %d %s", via.name, path, resp.StatusCode, body))
+	}
+	return 0
+}
+
+// sameChange reports whether two changes may make the same layout: then both made it. Updates of two members do when the
+// members are so already.
+func sameChange(a, b string) bool {
+	nodeA, _, _ := strings.Cut(a, "?")
+	nodeB, _, _ := strings.Cut(b, "?")
+	return a == b || nodeA != nodeB && strings.HasPrefix(a, "update/") && strings.HasPrefix(b, "update/")
+}
+
+// notNeeded is what ask returns where there is nothing to do.
+const notNeeded = math.MaxUint64
+
+// memberDoc is one line of /cluster/members.
+type memberDoc struct {
+	ID, Name, State string
+	Alive           bool
+}
+
+func (w *world) membersBy(m *member) ([]memberDoc, error) {
+	var doc struct{ Members []memberDoc }
+	body, err := get(w.observer, m.url()+"/cluster/members")
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &doc)
+	}
+	return doc.Members, err
+}
+
+// maySpare reports whether one of the members that a node knows may leave, or be lost: enough must stay, and those that
+// are not lost must be a majority, without which nothing can be changed any more.
+func (w *world) maySpare(via *member, leaves bool) bool {
+	if via == nil {
+		return false
+	}
+	all, dead, err := w.newest(via)
+	after := all
+	if leaves {
+		after--
+	}
+	return err == nil && all > fewest && 2*(all-dead-1) > after
+}
+
+// newest counts the members that a node knows of in the newest layout, and those of them that are lost.
+func (w *world) newest(via *member) (all, dead int, err error) {
+	ids := map[string]bool{}
+	for _, m := range w.present() {
+		ids[m.id()] = true
+	}
+	ms, err := w.membersBy(via)
+	for _, x := range ms {
+		if x.State == "member" || x.State == "joining" {
+			all++
+			if !ids[x.ID] {
+				dead++
+			}
+		}
+	}
+	return all, dead, err
+}
+
+// tending looks after the machines while members change, until stop is closed.
+func (w *world) tending(stop <-chan struct{}) {
+	for {
+		select {
+		case <-time.After(tendEvery):
+			w.tend()
+		case <-stop:
+			return
+		}
+	}
+}
+
+// tend does what an operator does later: it stops nodes that have left, and starts again what gave up to wait.
+func (w *world) tend() {
+	for _, m := range w.members {
+		if !m.hold() {
+			continue
+		}
+		switch text := w.readiness(m); {
+		case text == "":
+			m.set(func() { m.waits = false })
+			w.breach(w.wentBack(m))
+		case strings.Contains(text, "this node has left the cluster"):
+			w.note("%s has left and is stopped", m.name)
+			if w.plan.Seed%2 == 0 {
+				w.breach(m.stop())
+			} else {
+				w.breach(m.crash(true))
+			}
+			m.wipe()
+			m.set(func() { m.use, m.waits, m.adopt = spare, false, false })
+		case strings.Contains(text, "was removed from the cluster"):
+			w.breach(fmt.Errorf("%s runs, and was removed: %s", m.name, text))
+		}
+		if m.gaveUp() {
+			w.note("%s gave up, and is started again", m.name)
+			w.breach(m.crash(false))
+			w.breach(m.start(false))
+		}
+		m.release()
+	}
+}
+
+// gaveUp reports whether a node that waits ended by itself.
+func (m *member) gaveUp() bool {
+	m.mu.Lock()
+	n, waits := m.node, m.waits
+	m.mu.Unlock()
+	if n == nil || !waits {
+		return false
+	}
+	select {
+	case <-n.Failed():
+		return true
+	default:
+		return false
+	}
+}
+
+// readiness is why a node is not ready; empty: it is.
+func (w *world) readiness(m *member) string {
+	resp, err := w.observer.Get(m.url() + "/readyz")
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	if resp.StatusCode == http.StatusOK {
+		return ""
+	}
+	return string(body)
+}
+
+// present are the machines that serve.
+func (w *world) present() []*member {
+	return slices.DeleteFunc(slices.Clone(w.members), func(m *member) bool { return !m.is(serving) })
+}
+
+// errNoMajority: two operators together took more than a cluster can lose. Nothing can be said of what follows.
+var errNoMajority = errors.New("a majority of the members is lost")
+
+// finishChanges brings all changes of the members to their end: what was lost is removed or replaced, what has left is
+// stopped, and all that are left go by one epoch, and hold nothing else.
+func (w *world) finishChanges() error {
+	var lost error
+	err := w.until(changeLimit, "through with the changes of the members", func() error {
+		w.tend()
+		err := w.bury()
+		if errors.Is(err, errNoMajority) {
+			lost = err
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return w.whole()
+	})
+	return cmp.Or(lost, err)
+}
+
+// bury removes the members whose machines are lost, or replaces them.
+func (w *world) bury() error {
+	present := w.present()
+	ids, waiting := map[string]bool{}, map[string]bool{}
+	for _, m := range present {
+		ids[m.id()] = true
+		waiting[m.name] = m.isWaiting()
+	}
+	for i, via := range present {
+		if w.readiness(via) != "" {
+			continue
+		}
+		if all, dead, err := w.newest(via); err == nil && 2*(all-dead) <= all {
+			return errNoMajority
+		}
+		all, err := w.membersBy(via)
+		if err != nil {
+			return err
+		}
+		for _, x := range all {
+			if ids[x.ID] || x.State != "member" && x.State != "joining" && x.State != "leaving" {
+				continue
+			}
+			if waiting[x.Name] && x.State != "leaving" && i%2 == 0 {
+				w.ask(via, 10*time.Second, "replace/"+x.Name)
+			} else {
+				w.ask(via, 10*time.Second, "remove/"+x.ID)
+			}
+			return fmt.Errorf("%s (%s) is still a member", x.Name, x.ID)
+		}
+		return nil
+	}
+	return errors.New("nobody is ready")
+}
+
+// whole says what is left of changes of the members.
+func (w *world) whole() error {
+	present := w.present()
+	var errs []error
+	for _, m := range present {
+		text := w.readiness(m)
+		if text == "" {
+			if err := w.through(m); err != nil { // others may be waiting for that
+				return err
+			}
+			continue
+		}
+		errs = append(errs, fmt.Errorf("%s is not ready: %s", m.name, text))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, m := range present {
+		all, err := w.membersBy(m)
+		if err != nil {
+			return err
+		}
+		in := 0
+		for _, x := range all {
+			if x.State != "member" {
+				continue
+			}
+			in++
+			if !slices.ContainsFunc(present, func(m *member) bool { return m.id() == x.ID }) {
+				return fmt.Errorf("%s counts %s (%s), which is gone", m.name, x.Name, x.ID)
+			}
+		}
+		if in != len(present) {
+			return fmt.Errorf("%s counts %d members, of %d nodes", m.name, in, len(present))
+		}
+	}
+	return w.sameRings(present)
+}
+
+// wentBack says whether a node goes by an epoch that was a cancelling, and did not bring back what was before.
+func (w *world) wentBack(m *member) error {
+	w.mu.Lock()
+	some := len(w.back) > 0
+	w.mu.Unlock()
+	if !some {
+		return nil
+	}
+	now := w.base(m)
+	if now == nil {
+		return nil
+	}
+	w.mu.Lock()
+	was := w.back[now.Epoch]
+	w.mu.Unlock()
+	if was != nil && was.owners() != now.owners() {
+		return fmt.Errorf("epoch %d was to bring epoch %d back, with owners %s, and has %s", now.Epoch, was.Epoch, was.owners(), now.owners())
+	}
+	return nil
+}
+
+// through says what a node knows of changes that go on, or has still to drop.
+func (w *world) through(m *member) error {
+	var tr struct {
+		Epoch    uint64
+		Changing bool
+		Waiting  []string `json:"waiting_for"`
+		ToDrop   int      `json:"partitions_to_drop"`
+	}
+	body, err := get(w.observer, m.url()+"/cluster/transfers")
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &tr)
+	}
+	switch {
+	case err != nil:
+		return err
+	case tr.Changing:
+		return fmt.Errorf("%s: epoch %d waits for %q", m.name, tr.Epoch, tr.Waiting)
+	case tr.ToDrop > 0:
+		return fmt.Errorf("%s still holds %d partitions of others", m.name, tr.ToDrop)
+	}
+	return nil
+}
+
+// sameRings says whose table of primaries differs.
+func (w *world) sameRings(present []*member) error {
+	first := ""
+	for _, m := range present {
+		body, err := get(w.observer, m.url()+"/cluster/ring")
+		if err != nil {
+			return err
+		}
+		if first == "" {
+			first = body
+		}
+		if body != first {
+			return fmt.Errorf("%s and %s have different rings: %s %s", present[0].name, m.name, first, body)
+		}
+	}
+	return nil
+}
+
+// table is who owns what in an epoch.
+type table struct {
+	Epoch   uint64
+	Members []struct{ ID string }
+	Owners  [][]int
+}
+
+func (t *table) same(o *table) bool { return t != nil && o != nil && t.Epoch == o.Epoch }
+
+// owners are the ids of the primaries of each partition, in order.
+func (t *table) owners() string {
+	var all [][]string
+	for _, of := range t.Owners {
+		var ids []string
+		for _, i := range of {
+			ids = append(ids, t.Members[i].ID)
+		}
+		slices.Sort(ids)
+		all = append(all, ids)
+	}
+	return fmt.Sprint(all)
+}
+
+// base is the oldest live epoch of a node, nil if it does not tell, or reads by another one.
+func (w *world) base(m *member) *table {
+	var tr struct {
+		Live []uint64 `json:"live_epochs"`
+	}
+	var t table
+	body, err := get(w.observer, m.url()+"/cluster/transfers")
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &tr)
+	}
+	if err == nil {
+		body, err = get(w.observer, m.url()+"/cluster/ring")
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &t)
+	}
+	if err != nil || len(tr.Live) == 0 || t.Epoch != tr.Live[0] {
+		return nil
+	}
+	return &t
+}

@@ -1,0 +1,137 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+const (
+	memTableSize = 16 << 20
+	// valueThreshold is badger's highest: all of our values are below it, so the value log stays empty. Its
+	// damage reports are the worst and its space comes back only by a garbage collection of its own.
+	valueThreshold = 1 << 20
+)
+
+// badgerOptions: no compression and no block cache, because only with them and OnTableRead a damaged table is an
+// error when it is opened instead of keys that are silently not found.
+func badgerOptions(path string, o Options) badger.Options {
+	opt := badger.DefaultOptions(path).
+		WithSyncWrites(o.Durability == Fsync).
+		WithDetectConflicts(false).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(32 << 20).
+		WithChecksumVerificationMode(options.OnTableRead).
+		WithMemTableSize(memTableSize).
+		WithNumMemtables(3).
+		WithNumCompactors(2).
+		WithValueThreshold(valueThreshold).
+		WithValueLogFileSize(64 << 20).
+		WithMetricsEnabled(false).
+		WithLogger(badgerLog{log: o.Logger})
+	if path == "" {
+		opt = opt.WithInMemory(true)
+	}
+	return opt
+}
+
+// openBadger turns badger's panics, its answer to some damaged files, into errors.
+func openBadger(opt badger.Options, log *slog.Logger) (db *badger.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			log.Error("badger panicked while opening", "op", "open", "panic", r, "stack", string(debug.Stack()))
+			db, err = nil, fmt.Errorf("badger panicked: %v", r)
+		}
+	}()
+	return badger.Open(opt)
+}
+
+// badgerLog passes badger's log lines on. What it calls info is detail to us.
+type badgerLog struct {
+	log    *slog.Logger
+	giveUp *atomic.Bool // a Flatten is to be left; nil: never
+}
+
+const levelOfInfo = slog.LevelDebug
+
+func (l badgerLog) line(level slog.Level, format string, args []any) {
+	if l.log.Enabled(context.Background(), level) {
+		l.log.Log(context.Background(), level, "badger: "+strings.TrimSpace(fmt.Sprintf(format, args...)))
+	}
+}
+
+func (l badgerLog) Errorf(format string, args ...any)   { l.line(slog.LevelError, format, args) }
+func (l badgerLog) Warningf(format string, args ...any) { l.line(slog.LevelWarn, format, args) }
+func (l badgerLog) Debugf(format string, args ...any)   { l.line(slog.LevelDebug-4, format, args) }
+
+// footprint measures what badger has on the disk. It must also work while badger is being closed.
+func (s *Store) footprint() footprint {
+	f := footprint{logs: diskBytes(s.db.Opts().Dir, ".mem")}
+	for _, l := range s.db.Levels() {
+		f.tables += uint64(l.Size)
+		if l.Level == 0 {
+			f.level0 = uint64(l.Size)
+		}
+		if l.IsBaseLevel {
+			f.base = uint64(l.Size)
+		}
+	}
+	return f
+}
+
+// diskBytes is what files with one of these extensions take: the logs of badger's memtables (.mem) and its value log
+// (.vlog) are sparse.
+func diskBytes(dir string, extensions ...string) (n uint64) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	for _, file := range files {
+		if !slices.Contains(extensions, filepath.Ext(file.Name())) {
+			continue
+		}
+		info, err := file.Info()
+		if err != nil {
+			continue // flushed meanwhile
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			n += uint64(st.Blocks) * 512
+		}
+	}
+	return n
+}
+
+// removeStubs removes logs without a byte: a process that is killed between making a log and giving it its size leaves
+// one, and badger refuses to open it.
+func removeStubs(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if ext := filepath.Ext(file.Name()); ext != ".mem" && ext != ".vlog" {
+			continue
+		}
+		info, err := file.Info()
+		if err != nil {
+			return err
+		}
+		if info.Mode().IsRegular() && info.Size() == 0 {
+			if err := os.Remove(filepath.Join(dir, file.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

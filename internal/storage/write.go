@@ -1,0 +1,167 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/dunlindb/dunlin/ring"
+	"github.com/dunlindb/dunlin/vclock"
+)
+
+// Ack says what the local copy holds after a write.
+type Ack struct {
+	Fsynced bool // the write survives a power cut of this node
+	Changed bool // the write changed what the node holds
+	Object  vclock.Object
+	Digest  vclock.Digest // of Object; zero when it is zero
+	Round   uint64        // the partition's reap round in which the write was applied
+}
+
+// op is one write on its way through a shard.
+type op struct {
+	ctx  context.Context
+	k    Key
+	key  []byte // badger's
+	size int64  // in the queue
+
+	barrier *barrier // and nothing else
+
+	hint   bool // it is about the hint for target, not about the record
+	target ring.NodeID
+	remove bool // a deletion of what has the digest
+	digest vclock.Digest
+
+	write   *vclock.Write // a mint
+	applied func(vclock.Minted, uint64)
+	object  vclock.Object // a merge
+	opt     MergeOptions
+	level   int32 // of the guard, from which on it is refused
+	held    int64 // bytes that the guard counts for it
+
+	state  atomic.Int32  // who has it
+	done   chan struct{} // closed once answered
+	minted vclock.Minted
+	ack    Ack
+	err    error
+}
+
+// States of an op. Only one of the writer loop and the caller whose context ended can move it on from queued.
+const (
+	opQueued = iota
+	opTaken
+	opAbandoned
+)
+
+// Mint writes a client's value: it mints a dot for w against the local copy and stores the outcome. applied (may be
+// nil) is called from the writer loop once the write is applied in memory, before it is committed, so that it can
+// be sent to peers meanwhile, with the reap round that it is given; it must not block. It is not called when Mint
+// fails before that.
+//
+// With a nil error the write is as durable as Ack says. ErrCommit, wrapped, is the only error after which it may be
+// stored. All others mean that it is certainly not: those of vclock's Minter.Mint, ErrKey, ErrFull, ErrOverloaded,
+// ErrCorrupt, ErrIncomplete, ErrRead, ErrTooLarge, ErrUnhealthy, ErrClosed, and the context's error. Once applied,
+// a write no longer heeds the context: it waits for the commit.
+func (s *Store) Mint(ctx context.Context, k Key, w vclock.Write, applied func(m vclock.Minted, round uint64)) (vclock.Minted, Ack, error) {
+	o := &op{
+		ctx: ctx, k: k, write: &w, applied: applied, size: int64(len(w.Value)) + opOverhead, level: levelNoClient,
+	}
+	if w.Deleted {
+		o.level = levelNothing
+	}
+	if err := s.submit(o); err != nil {
+		return vclock.Minted{}, Ack{}, err
+	}
+	return o.minted, o.ack, nil
+}
+
+// MergeOptions say what is known of an object that a peer sent.
+type MergeOptions struct {
+	// Heal: it carries what all other primaries of the key hold, so it makes an incomplete record complete.
+	Heal bool
+	// Round is the reap round of the partition in which the store that it was read from was.
+	Round uint64
+}
+
+// Merge stores what a peer holds of a key, merged with the local copy. It is idempotent; when nothing changes,
+// nothing is written. On a corrupt record, o is stored as an incomplete one. Errors are as with Mint; Merge
+// returns none of vclock's, and neither ErrCorrupt nor ErrIncomplete, but ErrStaleRound when the partition is in a
+// later round than m.Round, which is decided in the same step as storing.
+func (s *Store) Merge(ctx context.Context, k Key, o vclock.Object, m MergeOptions) (Ack, error) {
+	p := &op{ctx: ctx, k: k, object: o, opt: m, size: int64(weigh(o)) + opOverhead, level: levelNoReplica}
+	if lifeOf(o.Siblings).Deleted {
+		p.level = levelNothing
+	}
+	if err := s.submit(p); err != nil {
+		return Ack{}, err
+	}
+	return p.ack, nil
+}
+
+const opOverhead = 512
+
+// weigh is at least the length of the encoded object.
+func weigh(o vclock.Object) int {
+	return o.Bytes() + 32 + 96*len(o.Siblings) + 48*(len(o.Context)+len(o.Retired))
+}
+
+// submit queues the op and waits for its answer.
+func (s *Store) submit(o *op) error {
+	if err := s.groups().checkKey(o.k); err != nil {
+		return err
+	}
+	o.k = s.at(o.k)
+	if o.size > maxObject {
+		return fmt.Errorf("%w: %d bytes", ErrTooLarge, o.size)
+	}
+	if err := o.ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.Healthy(); err != nil {
+		return err
+	}
+	if err := s.guard.admit(o.level, o.size); err != nil {
+		return err
+	}
+	o.held = o.size
+	object := o.k.encode()
+	o.key, o.done = object, make(chan struct{})
+	if o.hint {
+		o.key = hintKey(o.target, object)
+	}
+	if err := s.enqueue(o, s.shardOf(object)); err != nil {
+		s.guard.release(o.held)
+		return err
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-o.ctx.Done():
+	}
+	if o.state.CompareAndSwap(opQueued, opAbandoned) {
+		return o.ctx.Err()
+	}
+	<-o.done
+	return o.err
+}
+
+func (s *Store) enqueue(o *op, sh *shard) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if queued := sh.queued.Add(o.size); queued > s.opt.QueueBytes && queued != o.size {
+		sh.queued.Add(-o.size)
+		s.metrics.overloaded.Inc()
+		return fmt.Errorf("%w: %d bytes", ErrOverloaded, queued-o.size)
+	}
+	select {
+	case sh.queue <- o:
+		return nil
+	default:
+		sh.queued.Add(-o.size)
+		s.metrics.overloaded.Inc()
+		return fmt.Errorf("%w: %d writes", ErrOverloaded, s.opt.QueueLen)
+	}
+}
