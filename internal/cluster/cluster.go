@@ -17,14 +17,15 @@ import (
 
 // Cluster is one node's part in the cluster. Its methods are safe for concurrent use.
 type Cluster struct {
-	cfg      Config
-	log      *slog.Logger
-	start    uint64   // this process's start id
-	starts   []uint64 // all start ids of this directory, this one last; fixed after New
-	ancestry map[uint64]bool
-	founding digest
-	listed   []string // names in the seeds list
-	isListed bool     // this node's own is one of them
+	cfg       Config
+	log       *slog.Logger
+	gossipLog gossipLog
+	start     uint64   // this process's start id
+	starts    []uint64 // all start ids of this directory, this one last; fixed after New
+	ancestry  map[uint64]bool
+	founding  digest
+	listed    []string // names in the seeds list
+	isListed  bool     // this node's own is one of them
 
 	inbox    *inbox
 	snapshot atomic.Pointer[snapshot] // nil until this node is a member
@@ -166,6 +167,7 @@ func New(cfg Config) (*Cluster, error) {
 		changed: make(chan struct{}),
 		joins:   map[ring.NodeID]joinRequest{},
 	}
+	c.gossipLog.log = c.log
 	c.listed, c.isListed = cfg.listed()
 	if err := c.load(); err != nil {
 		return nil, err
@@ -219,7 +221,9 @@ func (c *Cluster) Start(ctx context.Context) error {
 	}
 	// Founding comes after the address is known to be free: a start that fails must leave nothing decided.
 	if err := c.foundNow(); err != nil {
-		return errors.Join(err, members.Shutdown())
+		err = errors.Join(err, members.Shutdown())
+		c.gossipLog.close()
+		return err
 	}
 	life, stop := context.WithCancel(context.Background())
 	c.mu.Lock()
@@ -282,6 +286,7 @@ func (c *Cluster) shutdown(members *memberlist.Memberlist) {
 	if err := members.Shutdown(); err != nil {
 		c.log.Warn("closing gossip", "op", "stop", "error", err)
 	}
+	c.gossipLog.close()
 	c.running.Wait()
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dunlindb/dunlin/ring"
@@ -31,7 +32,7 @@ func (c *Cluster) gossipConfig(ctx context.Context) (*memberlist.Config, error) 
 	conf.DeadNodeReclaimTime = time.Second // a node may come back with another address at any restart
 	conf.EnableCompression = false         // a few hundred bytes: not worth a decompressor on the network
 	conf.LogOutput = nil
-	conf.Logger = log.New(&gossipLog{log: c.log}, "", 0)
+	conf.Logger = log.New(&c.gossipLog, "", 0)
 	conf.Delegate = (*delegate)(c)
 	conf.Events = (*delegate)(c)
 	conf.Alive = (*delegate)(c)
@@ -254,10 +255,26 @@ func (c *Cluster) bodyNow() *body {
 	return b
 }
 
-// gossipLog turns memberlist's "[WARN] memberlist: …" lines into slog records.
-type gossipLog struct{ log *slog.Logger }
+// gossipLog turns memberlist's "[WARN] memberlist: …" lines into slog records, until it is closed: memberlist's Shutdown
+// does not wait for a probe under way, which would log into a node that is over.
+type gossipLog struct {
+	log    *slog.Logger
+	mu     sync.RWMutex // held while a line is written, so that close waits for it
+	closed bool
+}
+
+func (g *gossipLog) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+}
 
 func (g *gossipLog) Write(p []byte) (int, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return len(p), nil
+	}
 	line := string(bytes.TrimSpace(p))
 	level := slog.LevelDebug
 	if end := strings.Index(line, "] "); strings.HasPrefix(line, "[") && end > 0 {

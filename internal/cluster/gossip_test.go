@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -311,5 +313,37 @@ func TestSockets(t *testing.T) {
 	}
 	if err := c.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "gossip address "+self) {
 		t.Fatalf("address in use: %v", err)
+	}
+}
+
+// lateLog counts the lines that are written to it after its end.
+type lateLog struct{ over, late atomic.Int32 }
+
+func (l *lateLog) Write(p []byte) (int, error) {
+	l.late.Add(l.over.Load())
+	return len(p), nil
+}
+
+func TestNothingIsLoggedAfterTheEnd(t *testing.T) {
+	for _, after := range []time.Duration{500, 900, 1300, 1700, 2100, 2500} { // ms, since some probe is under way in one of them
+		inWorld(t, func(t *testing.T, w *world) {
+			var log lateLog
+			cfgs := []Config{w.config("a", abc), w.config("b", abc), w.config("c", abc)}
+			cfgs[0].Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			var nodes []*Cluster
+			for i, cfg := range cfgs {
+				nodes = append(nodes, w.start(cfg, addrOf(i+1)))
+			}
+			w.awaitReady(time.Minute, nodes...)
+			w.net.Cut(addrOf(1), addrOf(2))
+			w.net.Cut(addrOf(1), addrOf(3))
+			time.Sleep(after * time.Millisecond)
+			nodes[0].Kill()
+			log.over.Store(1)
+			time.Sleep(time.Minute)
+			if n := log.late.Load(); n > 0 {
+				t.Errorf("%d lines after the end", n)
+			}
+		})
 	}
 }
