@@ -47,6 +47,8 @@ type Config struct {
 	MaxInFlight    int           `name:"max-in-flight" env:"DUNLIN_MAX_IN_FLIGHT" default:"1024" group:"Limits" help:"HTTP requests worked on at once. More are answered with 503 and Retry-After."`
 	DefaultTimeout time.Duration `name:"default-timeout" env:"DUNLIN_DEFAULT_TIMEOUT" default:"5s" placeholder:"DURATION" group:"Limits" help:"Time limit of a request that gives none, at most 60s."`
 
+	Pprof string `name:"pprof" env:"DUNLIN_PPROF" placeholder:"HOST:PORT" group:"Logging" help:"Where this process's profiles are served (/debug/pprof/, for go tool pprof). Only for those who may see everything: use a loopback address. Not served when not given."`
+
 	LogLevel  slog.Level `name:"log-level" env:"DUNLIN_LOG_LEVEL" default:"info" placeholder:"debug|info|warn|error" group:"Logging" help:"Least level that is logged."`
 	LogFormat string     `name:"log-format" env:"DUNLIN_LOG_FORMAT" default:"text" placeholder:"text|json" group:"Logging" help:"How log lines are written to stderr."`
 }

@@ -82,6 +82,7 @@ func (c Config) Validate() error {
 		{"max-value", checkMaxValue(c.MaxValue)},
 		{"max-in-flight", checkRange(c.MaxInFlight, 1, maxInFlight)},
 		{"default-timeout", checkTimeout(c.DefaultTimeout)},
+		{"pprof", checkPprof(c.Pprof)},
 		{"log-format", checkWord(c.LogFormat, "text", "json")},
 	}
 	for _, check := range checks {
@@ -110,6 +111,13 @@ func checkZone(s string) error {
 		return nil
 	}
 	return checkName(s)
+}
+
+func checkPprof(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	return checkListen(addr)
 }
 
 func checkData(s string) error {

@@ -105,7 +105,7 @@ func Start(ctx context.Context, cfg config.Config, log *slog.Logger, deps Deps) 
 	// Each step needs the ones before it: the disk says who this node is; the listeners must be open before others
 	// are told their addresses; clients are answered (with "not ready") while the cluster is being found.
 	for _, step := range []func(context.Context) error{
-		n.openDir, n.listen, n.loadCluster, n.openStore, n.joinParts, n.startTransport, n.startCluster, n.serveClients,
+		n.serveProfiles, n.openDir, n.listen, n.loadCluster, n.openStore, n.joinParts, n.startTransport, n.startCluster, n.serveClients,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Stop())
