@@ -42,6 +42,7 @@ type Config struct {
 
 	Durability string `name:"durability" env:"DUNLIN_DURABILITY" default:"fsync" placeholder:"fsync|os" group:"Storage" help:"When a write counts as stored: fsync = on the disk, os = handed to the operating system (survives a killed process, not a power cut)."`
 	MaxValue   Size   `name:"max-value" env:"DUNLIN_MAX_VALUE" default:"1MiB" placeholder:"SIZE" group:"Storage" help:"Largest value, at most 8MiB. A larger one is answered with 413."`
+	Cache      Size   `name:"cache" env:"DUNLIN_CACHE" default:"32MiB" placeholder:"SIZE" group:"Storage" help:"Memory for records that were used lately. 0 keeps none."`
 	MinFree    Free   `name:"min-free" env:"DUNLIN_MIN_FREE" default:"auto" placeholder:"SIZE|PERCENT|auto" group:"Storage" help:"Free disk space below which this node refuses client writes (507), e.g. 1GiB or 5%. auto = the larger of these two, less on disks below 8GiB. More is kept free where the storage needs it."`
 
 	MaxInFlight    int           `name:"max-in-flight" env:"DUNLIN_MAX_IN_FLIGHT" default:"1024" group:"Limits" help:"HTTP requests worked on at once. More are answered with 503 and Retry-After."`
@@ -63,6 +64,7 @@ const (
 const (
 	MaxMaxValue   = 8 * MiB
 	MaxTimeout    = 60 * time.Second
+	maxCache      = TiB
 	maxN          = 15
 	maxPartitions = 1 << 16
 	maxLeave      = 24 * time.Hour
@@ -99,6 +101,7 @@ func Default() Config {
 		Partitions:     1024,
 		Durability:     DurabilityFsync,
 		MaxValue:       MiB,
+		Cache:          32 * MiB,
 		MinFree:        Free{Auto: true},
 		MaxInFlight:    1024,
 		DefaultTimeout: 5 * time.Second,

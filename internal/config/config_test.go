@@ -40,6 +40,7 @@ func TestValidateNamesFlagVariableAndRemedy(t *testing.T) {
 		{func(c *Config) { c.DefaultTimeout = time.Hour }, []string{"--default-timeout (DUNLIN_DEFAULT_TIMEOUT)", "1m0s"}},
 		{func(c *Config) { c.LeaveTimeout = 0 }, []string{"--leave-timeout (DUNLIN_LEAVE_TIMEOUT)", "1s..24h0m0s"}},
 		{func(c *Config) { c.LogFormat = "xml" }, []string{"--log-format (DUNLIN_LOG_FORMAT)", "text or json"}},
+		{func(c *Config) { c.Cache = 2 * TiB }, []string{"--cache (DUNLIN_CACHE)", "1TiB"}},
 		{func(c *Config) { c.Pprof = "6060" }, []string{"--pprof (DUNLIN_PPROF)"}},
 		{func(c *Config) { c.Zone = "a b" }, []string{"--zone (DUNLIN_ZONE)"}},
 		{func(c *Config) { c.Cluster = "" }, []string{"--cluster (DUNLIN_CLUSTER)"}},

@@ -80,6 +80,7 @@ func (c Config) Validate() error {
 		{"partitions", checkPartitions(c.Partitions)},
 		{"durability", checkWord(c.Durability, DurabilityFsync, DurabilityOS)},
 		{"max-value", checkMaxValue(c.MaxValue)},
+		{"cache", checkCache(c.Cache)},
 		{"max-in-flight", checkRange(c.MaxInFlight, 1, maxInFlight)},
 		{"default-timeout", checkTimeout(c.DefaultTimeout)},
 		{"pprof", checkPprof(c.Pprof)},
@@ -111,6 +112,13 @@ func checkZone(s string) error {
 		return nil
 	}
 	return checkName(s)
+}
+
+func checkCache(s Size) error {
+	if s < 0 || s > maxCache {
+		return fmt.Errorf("%s is out of range; use 0 to %s", s, maxCache)
+	}
+	return nil
 }
 
 func checkPprof(addr string) error {

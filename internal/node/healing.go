@@ -57,7 +57,7 @@ func (r replica) Keys(ctx context.Context, q antientropy.KeyQuery) ([]antientrop
 
 // Get implements antientropy.Replica.
 func (r replica) Get(k antientropy.Key) (antientropy.Copy, error) {
-	s, err := r.store.Get(storage.Key(k))
+	s, err := r.store.Peek(storage.Key(k))
 	if errors.Is(err, storage.ErrCorrupt) {
 		return antientropy.Copy{Corrupt: true, Round: r.store.Round(k.Partition)}, nil
 	}
@@ -66,7 +66,7 @@ func (r replica) Get(k antientropy.Key) (antientropy.Copy, error) {
 
 // Merge implements antientropy.Replica.
 func (r replica) Merge(ctx context.Context, k antientropy.Key, o vclock.Object, opt antientropy.MergeOptions) error {
-	_, err := r.store.Merge(ctx, storage.Key(k), o.Clone(), storage.MergeOptions{Heal: opt.Heal, Round: opt.Round})
+	_, err := r.store.Merge(ctx, storage.Key(k), o.Clone(), storage.MergeOptions{Heal: opt.Heal, Round: opt.Round, Cold: true})
 	if errors.Is(err, storage.ErrStaleRound) {
 		return fmt.Errorf("%w: %w", antientropy.ErrStaleRound, err)
 	}

@@ -131,7 +131,7 @@ type receiver struct {
 
 // Merge implements hinted.Receiver.
 func (r receiver) Merge(ctx context.Context, partition int, bucket, key string, o vclock.Object, round uint64) error {
-	_, err := r.store.Merge(ctx, storage.Key{Partition: partition, Bucket: bucket, Key: key}, o, storage.MergeOptions{Round: round})
+	_, err := r.store.Merge(ctx, storage.Key{Partition: partition, Bucket: bucket, Key: key}, o, storage.MergeOptions{Round: round, Cold: true})
 	if errors.Is(err, storage.ErrStaleRound) {
 		return fmt.Errorf("%w: %w", hinted.ErrStaleRound, err)
 	}

@@ -176,7 +176,10 @@ func (n *Node) openStore(context.Context) error {
 func (n *Node) storeOptions() storage.Options {
 	o := storage.Options{
 		Limits: vclock.DefaultLimits(int(n.cfg.MaxValue)), Logger: n.log, Metrics: n.registry, Now: n.deps.Now,
-		MinFree: n.minFree(), Partitions: n.cfg.Partitions,
+		MinFree: n.minFree(), Partitions: n.cfg.Partitions, CacheBytes: int64(n.cfg.Cache),
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = -1
 	}
 	if r := n.cluster.Ring(); r != nil {
 		o.Partitions = r.Q()

@@ -38,7 +38,9 @@ type entry struct {
 	dirty      bool
 	weight     int // of what it adds to the transaction
 	was        tally
-	size       int // of the encoded object, once it is in the transaction
+	size       int    // of the encoded object, once it is in the transaction
+	header     header // the record's, then
+	cold       bool   // nobody has asked for it lately
 
 	hint     bool
 	target   ring.NodeID
@@ -81,6 +83,7 @@ func (b *batch) take(o *op) {
 		return
 	}
 	e := b.entry(o)
+	e.cold = e.cold && o.opt.Cold
 	switch {
 	case o.remove:
 		b.remove(o, e)
@@ -104,9 +107,9 @@ func (b *batch) entry(o *op) *entry {
 	if e := b.entries[string(o.key)]; e != nil {
 		return e
 	}
-	l, err := b.sh.s.load(b.txn, o.k, o.key)
+	l, err := b.load(o)
 	e := &entry{
-		key: o.key, k: o.k, err: err, old: l.chunks,
+		key: o.key, k: o.k, err: err, old: l.chunks, cold: true,
 		rec: l.record, digest: l.header.digest, incomplete: l.header.incomplete, corrupt: errors.Is(err, ErrCorrupt),
 	}
 	if l.found {
@@ -122,6 +125,18 @@ func (b *batch) entry(o *op) *entry {
 	e.dirty = err == nil && b.sh.suspect(o.key)
 	b.entries[string(o.key)] = e
 	return e
+}
+
+// load reads the record of an op. Hints are not kept in memory: they are read once.
+func (b *batch) load(o *op) (loaded, error) {
+	s := b.sh.s
+	if o.hint {
+		return s.load(b.txn, o.k, o.key)
+	}
+	if l, _, found := s.recent.get(o.key); found {
+		return l, nil
+	}
+	return s.load(b.txn, o.k, o.key)
 }
 
 func (b *batch) mint(o *op, e *entry) {
@@ -288,6 +303,7 @@ func (b *batch) fill() error {
 			}
 			h.chunked, payload = true, ref.encode()
 		}
+		e.header = h
 		start := len(b.sh.buf)
 		b.sh.buf = h.appendTo(b.sh.buf, e.key, payload)
 		record := b.sh.buf[start:]

@@ -243,6 +243,7 @@ func (s *Store) dropOne(ctx context.Context, p int) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCommit, err)
 	}
+	s.recent.clear() // before anything of the partition is read or written again
 	s.drops.remove(p)
 	s.metrics.droppedParts.Inc()
 	return nil

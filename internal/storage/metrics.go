@@ -73,7 +73,8 @@ func (s *Store) register() error {
 	status := func(get func(Status) float64) func() float64 { return func() float64 { return get(s.Status()) } }
 	all := []prometheus.Collector{
 		m.batchOps, m.commitSeconds, m.commitErrors, m.mints, m.merges, m.unchanged, m.overloaded, m.stale, m.recounted, m.reaped, m.pruned, m.hinted, m.hintsFull,
-		m.droppedParts, m.droppedKeys, m.reclaimed,
+		m.droppedParts, m.droppedKeys, m.reclaimed, s.recent.hits, s.recent.misses,
+		gauge("cache_bytes", "Memory of the records that were used lately.", func() float64 { return float64(s.recent.size()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: "dunlin", Subsystem: "storage", Name: "corrupt_records_total", Help: "Reads that met a corrupt record.",
 		}, func() float64 { return float64(m.corrupt.Load()) }),

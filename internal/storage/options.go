@@ -53,6 +53,8 @@ type Options struct {
 	// HintBytes bounds what the hints for one target take, with what is around them; beyond, hints get ErrHintsFull.
 	// 0: 256 MiB.
 	HintBytes int64
+	// CacheBytes bounds the memory for records that were used lately. 0: 32 MiB; below: none is kept.
+	CacheBytes int64
 	// InMemory keeps everything in memory. It is implied by a directory from MemoryDir, and needs no directory.
 	// Acknowledgements say Fsynced as Durability does, so that a simulation sees what it configures.
 	InMemory bool
@@ -80,6 +82,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.QueueBytes == 0 {
 		o.QueueBytes = 64 << 20
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = defaultCache
 	}
 	if o.HintBytes == 0 {
 		o.HintBytes = 256 << 20

@@ -11,7 +11,7 @@ import (
 
 // Stored is what the node holds of a key.
 type Stored struct {
-	Record vclock.Record // of Get only; shares memory with nothing
+	Record vclock.Record // of Get only; not to be changed
 	Digest vclock.Digest // zero when nothing was found
 	Found  bool
 	// Incomplete: the record replaced a corrupt one and may lack what that held. It must count in no read quorum.
@@ -23,15 +23,20 @@ type Stored struct {
 // Get reads a key. A key that was never written is not found and no error. An error that wraps ErrCorrupt means
 // that the record is there and cannot be read; the others are ErrKey, ErrRead and ErrClosed.
 func (s *Store) Get(k Key) (Stored, error) {
-	return s.get(k, true)
+	return s.get(k, true, true)
+}
+
+// Peek is Get from the disk, which leaves nothing in memory: for who reads all keys, or looks for damage.
+func (s *Store) Peek(k Key) (Stored, error) {
+	return s.get(k, true, false)
 }
 
 // Digest is Get without the record. It too verifies the whole record.
 func (s *Store) Digest(k Key) (Stored, error) {
-	return s.get(k, false)
+	return s.get(k, false, false)
 }
 
-func (s *Store) get(k Key, values bool) (st Stored, err error) {
+func (s *Store) get(k Key, values, recent bool) (st Stored, err error) {
 	if err := s.groups().checkKey(k); err != nil {
 		return Stored{}, err
 	}
@@ -43,10 +48,20 @@ func (s *Store) get(k Key, values bool) (st Stored, err error) {
 	// First: a record that is given out with too low a round is refused and read again, with too high a one it brings
 	// back what was removed.
 	round := s.rounds.get(k.Partition)
+	var moment uint64
+	if recent {
+		l, when, found := s.recent.get(key)
+		if found {
+			return Stored{Record: l.record, Digest: l.header.digest, Found: true, Round: round}, s.opened()
+		}
+		moment = when
+	}
 	err = s.view(func(txn *badger.Txn) error {
 		var l loaded
 		if values {
-			l, err = s.load(txn, k, key)
+			if l, err = s.load(txn, k, key); err == nil && recent {
+				s.recent.keep(key, l, moment)
+			}
 		} else {
 			l, err = s.verify(txn, k, key)
 		}
@@ -139,6 +154,7 @@ func (l *loaded) open(txn *badger.Txn, key, b []byte) ([]byte, error) {
 func (s *Store) noteCorrupt(k Key, err *error) {
 	if errors.Is(*err, ErrCorrupt) {
 		s.metrics.corrupt.Add(1)
+		s.recent.forget(k.encode())
 		if last := s.lastCorrupt.Load(); time.Since(s.begin) >= time.Duration(last) &&
 			s.lastCorrupt.CompareAndSwap(last, int64(time.Since(s.begin)+time.Second)) { // a damaged key may be a busy one
 			s.log.Error("corrupt record", "op", "read", "key", k.Key, "bucket", k.Bucket, "partition", k.Partition, "err", *err)

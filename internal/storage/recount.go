@@ -72,6 +72,9 @@ func (c *census) add(sums map[int]*[Leaves]sum, key []byte) error {
 		return readError(err)
 	case is.corrupt:
 		c.corrupt++
+		if p := c.g.partition(key); c.s.recent.forget(key) && c.s.forest.tree(p) != nil {
+			c.s.forest.soil(p) // a write that went by what was kept may have taken off what is not counted here
+		}
 	case is.sum != (sum{}):
 		p := c.g.partition(key)
 		if sums[p] == nil {

@@ -189,6 +189,7 @@ func (r *removal) settle(committed bool) {
 			sh.suspects[string(e.key)] = struct{}{}
 		}
 		r.s.forest.update(r.s.partition(e.k), e, is)
+		r.s.recent.forget(e.key)
 	}
 	for _, key := range r.again {
 		if committed {

@@ -107,6 +107,7 @@ func edit(tb testing.TB, s *Store, key []byte, change func([]byte) []byte) {
 		return txn.Set(key, v)
 	})
 	s.snapshots.refresh()
+	s.recent.clear()
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -52,6 +52,7 @@ type Store struct {
 	lost     bool        // the last run may have lost something
 
 	snapshots *snapshots
+	recent    *recent
 	hlc       vclock.HLC
 
 	randMu sync.Mutex
@@ -160,7 +161,7 @@ func (s *Store) open() (err error) {
 	if s.guard, err = newGuard(s.opt, path, s.footprint, s.log); err != nil {
 		return err
 	}
-	s.snapshots = newSnapshots(s.db)
+	s.snapshots, s.recent = newSnapshots(s.db), newRecent(s.opt.CacheBytes)
 	s.start()
 	if err := s.register(); err != nil {
 		s.halt()
@@ -376,6 +377,16 @@ func (s *Store) view(fn func(*badger.Txn) error) (err error) {
 	defer s.snapshots.release(sn)
 	defer s.recoverRead(&err)
 	return fn(sn.txn)
+}
+
+// opened returns nil until the store is closed.
+func (s *Store) opened() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	return nil
 }
 
 // recoverRead turns badger's panics about a damaged block into ErrCorrupt. After a failed commit badger may panic

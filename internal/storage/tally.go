@@ -52,6 +52,14 @@ func (e *entry) tally() tally {
 	return header{incomplete: e.incomplete, digest: e.digest}.tally()
 }
 
+// loaded is what was committed, as it would be read; nothing where that is not known.
+func (e *entry) loaded(committed bool) loaded {
+	if !committed || e.rec.IsZero() {
+		return loaded{}
+	}
+	return loaded{found: true, header: e.header, record: e.rec}
+}
+
 // look tells what badger shows of an entry, whatever became of the commit.
 func (e *entry) look(s *Store, txn *badger.Txn) (is tally) {
 	err := func() (err error) {
@@ -106,6 +114,7 @@ func (b *batch) settle(committed bool) {
 			s.hints.settle(e.target, hintPart{e.k.Partition, e.k.Bucket}, e.was, is, e.reserved)
 		} else {
 			s.forest.update(s.partition(e.k), e, is)
+			s.recent.tell(e.key, e.loaded(committed), e.cold)
 		}
 	}
 }

@@ -81,6 +81,8 @@ type MergeOptions struct {
 	Heal bool
 	// Round is the reap round of the partition in which the store that it was read from was.
 	Round uint64
+	// Cold: it comes with many others that nobody has asked for, and is not worth keeping in memory.
+	Cold bool
 }
 
 // Merge stores what a peer holds of a key, merged with the local copy. It is idempotent; when nothing changes,

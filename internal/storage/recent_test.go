@@ -1,0 +1,170 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/dunlindb/dunlin/vclock"
+)
+
+// What is kept in memory is what the disk has, whatever was done at once: writes, failing commits, removals, and reads
+// that keep what they have read.
+func TestTheCacheShowsWhatTheDiskShows(t *testing.T) {
+	var failing atomic.Bool
+	var n atomic.Int32
+	o := Options{Durability: OS, Shards: 2, Partitions: 4, CacheBytes: 96 << 10, Commit: func(commit func() error) error {
+		if !failing.Load() {
+			return commit()
+		}
+		switch n.Add(1) % 8 {
+		case 1:
+			return errDisk
+		case 5:
+			return errors.Join(commit(), errDisk)
+		}
+		return commit()
+	}}
+	s, _ := openTest(t, t.TempDir(), o)
+	for round := range 20 {
+		failing.Store(true)
+		var readers, writers sync.WaitGroup
+		stop := make(chan struct{})
+		for r := range uint64(3) {
+			readers.Go(func() {
+				for r := rand.New(rand.NewPCG(r, 1)); ; {
+					select {
+					case <-stop:
+						return
+					default:
+						_, _ = s.Get(Key{r.IntN(5), "b", fmt.Sprint("key", r.IntN(60))}) // damage is none of its business
+					}
+				}
+			})
+		}
+		writers.Go(func() { writeAtOnce(t, s, false, 30) })
+		writers.Wait()
+		close(stop)
+		readers.Wait()
+		failing.Store(false)
+		if round%5 == 4 {
+			if err := s.Drop(t.Context(), []int{round % 4}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for p := range 5 {
+			for i := range 60 {
+				k := Key{p, "b", fmt.Sprint("key", i)}
+				sawSame(t, s, k)
+			}
+		}
+	}
+	if s.recent.size() == 0 {
+		t.Error("nothing was kept")
+	}
+}
+
+func sawSame(t *testing.T, s *Store, k Key) {
+	t.Helper()
+	memory, err1 := s.Get(k)
+	disk, err2 := s.Peek(k)
+	if (err1 == nil) != (err2 == nil) || memory.Digest != disk.Digest || memory.Found != disk.Found ||
+		memory.Record.Own != disk.Record.Own || !memory.Record.Object.Equal(disk.Record.Object) || memory.Incomplete != disk.Incomplete {
+		t.Fatalf("%v: %+v %v in memory, %+v %v on the disk", k, memory, err1, disk, err2)
+	}
+}
+
+func TestTheCacheIsBounded(t *testing.T) {
+	const limit = 256 << 10
+	s := openMemory(t, Options{Durability: OS, CacheBytes: limit})
+	value := strings.Repeat("v", 1000)
+	key := func(i int) Key { return Key{0, "b", fmt.Sprint(i)} }
+	for i := range 1000 {
+		put(t, s, key(i), value)
+		if n := s.recent.size(); n > limit {
+			t.Fatalf("%d bytes after %d writes", n, i)
+		}
+	}
+	if n := s.recent.size(); n < limit/2 {
+		t.Errorf("only %d bytes of %d are used", n, limit)
+	}
+	if _, _, found := s.recent.get(key(999).encode()); !found {
+		t.Error("what was written last is not kept")
+	}
+	if _, _, found := s.recent.get(key(0).encode()); found {
+		t.Error("what was written first is kept")
+	}
+	// What nobody has asked for takes nobody's place, but is not missed in a record that is kept.
+	for i := range 1000 {
+		if _, err := s.Merge(t.Context(), key(i), peerObject(1, 1, value), MergeOptions{Cold: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := get(t, s, key(999))
+	if len(st.Record.Siblings) != 2 {
+		t.Errorf("%d siblings of a record that was kept and merged into", len(st.Record.Siblings))
+	}
+	if _, _, found := s.recent.get(key(0).encode()); found {
+		t.Error("a cold record was kept")
+	}
+	off := openMemory(t, Options{Durability: OS, CacheBytes: -1})
+	put(t, off, key(1), value)
+	get(t, off, key(1))
+	if n := off.recent.size(); n != 0 {
+		t.Errorf("%d bytes in a cache that is off", n)
+	}
+}
+
+// A damaged record is found and healed although what it held is still in memory.
+func TestDamageUnderTheCacheIsHealed(t *testing.T) {
+	s := openMemory(t, Options{Durability: OS, Partitions: 4})
+	k := Key{1, "b", "k"}
+	put(t, s, k, "x")
+	object := get(t, s, k).Record.Object.Clone()
+	before, _ := s.Root(1)
+	edit(t, s, k.encode(), func([]byte) []byte { return []byte("damaged") })
+	l := loaded{found: true, record: vclock.Record{Object: object}, header: header{digest: object.Digest("b", "k")}}
+	s.recent.tell(k.encode(), l, false) // as if the damage had been done by the disk
+	if _, err := s.Recount(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if root, _ := s.Root(1); root == before {
+		t.Fatal("the damage is not in the sums")
+	}
+	if _, err := s.Get(k); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("the damage was found, and a read still shows the record: %v", err)
+	}
+	if _, err := s.Merge(t.Context(), k, object, MergeOptions{Heal: true}); err != nil {
+		t.Fatal(err)
+	}
+	sawSame(t, s, k)
+	if st := get(t, s, k); st.Incomplete || len(st.Record.Siblings) != 1 {
+		t.Errorf("not healed: %+v", st)
+	}
+}
+
+// A reader that read badger before a write and comes after it must not put back what the write replaced.
+func TestAReadThatWasOvertakenKeepsNothing(t *testing.T) {
+	s := openMemory(t, Options{Durability: OS})
+	k := Key{1, "b", "k"}
+	key := k.encode()
+	put(t, s, k, "old")
+	old, _, _ := s.recent.get(key)
+	s.recent.forget(key)
+	_, moment, _ := s.recent.get(key)
+	put(t, s, k, "new")
+	s.recent.forget(key)
+	s.recent.keep(key, old, moment)
+	sawSame(t, s, k)
+	_, moment, _ = s.recent.get(key)
+	get(t, s, k)
+	s.recent.keep(key, old, moment-1)
+	sawSame(t, s, k)
+	if _, _, found := s.recent.get(key); !found {
+		t.Error("a read that nothing overtook keeps nothing")
+	}
+}
