@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dunlindb/dunlin/coordinator"
+	"github.com/dunlindb/dunlin/ring"
 	"github.com/dunlindb/dunlin/vclock"
 )
 
@@ -36,7 +37,21 @@ type shown struct {
 // headerDegraded is set on an answer that fewer than r replicas stand behind.
 const headerDegraded = "Dunlin-Degraded"
 
-func acks(acked, n int) string { return strconv.Itoa(acked) + "/" + strconv.Itoa(n) }
+func acks(acked, n int) string {
+	if acked <= ring.MaxN && n <= ring.MaxN {
+		return acksTexts[acked][n]
+	}
+	return strconv.Itoa(acked) + "/" + strconv.Itoa(n)
+}
+
+var acksTexts = func() (texts [ring.MaxN + 1][ring.MaxN + 1]string) {
+	for acked := range texts {
+		for n := range texts[acked] {
+			texts[acked][n] = strconv.Itoa(acked) + "/" + strconv.Itoa(n)
+		}
+	}
+	return texts
+}()
 
 func (a *api) show(t target, o vclock.Object, acked, n int) shown {
 	s := shown{
@@ -86,11 +101,18 @@ func (a *api) read(ctx context.Context, t target, c reading) (shown, *problem) {
 	return s, nil
 }
 
+var (
+	noCache   = []string{"no-cache"}
+	sandboxed = []string{"default-src 'none'; sandbox"}
+)
+
 // headers sets what every answer about a key says.
 func (s shown) headers(h http.Header) {
 	h.Set(headerAcks, s.acks)
-	h.Set(headerNode, s.node)
-	h.Set("Cache-Control", "no-cache")
+	if h.Get(headerNode) != s.node {
+		h.Set(headerNode, s.node)
+	}
+	h["Cache-Control"] = noCache
 	if s.degraded {
 		h.Set(headerDegraded, "fewer replicas were heard than asked for, the others are down; the value may be stale")
 	}
@@ -123,7 +145,7 @@ func (s shown) write(w http.ResponseWriter, r *http.Request, status int) {
 	h := w.Header()
 	s.headers(h)
 	// A value is anybody's: a browser must not run it as a page of this server.
-	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	h["Content-Security-Policy"] = sandboxed
 	if len(s.Live) == 1 {
 		v := s.Live[0]
 		s.validators(h, "")

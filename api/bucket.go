@@ -330,7 +330,7 @@ func ttlProperty(value json.RawMessage) (*time.Duration, *problem) {
 	if *s == "" || *s == "none" {
 		return new(time.Duration), nil
 	}
-	d, p := query{"ttl": *s}.duration("ttl", 0, buckets.MinTTL, buckets.MaxTTL)
+	d, p := query{{"ttl", *s}}.duration("ttl", 0, buckets.MinTTL, buckets.MaxTTL)
 	return &d, p
 }
 

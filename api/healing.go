@@ -152,7 +152,7 @@ func (a *api) startRepair(w http.ResponseWriter, r *http.Request) *problem {
 		return p
 	}
 	var partition *int
-	if _, given := q["partition"]; given {
+	if _, given := q.get("partition"); given {
 		n, p := q.number("partition", 0, 0, a.deps.Cluster.Ring().Partitions()-1)
 		if p != nil {
 			return p

@@ -54,8 +54,8 @@ func (a *api) list(w http.ResponseWriter, r *http.Request) *problem {
 	h.Set("Vary", "Accept")
 	if pg.next != "" {
 		q := url.Values{}
-		for name, value := range l.query {
-			q.Set(name, value)
+		for _, p := range l.query {
+			q.Set(p.name, p.value)
 		}
 		q.Set("after", pg.next)
 		h.Set("Link", "</kv/"+l.bucket+"?"+q.Encode()+`>; rel="next"`)
@@ -91,9 +91,9 @@ func (a *api) listingOf(r *http.Request) (l listing, p *problem) {
 	if l.values, p = l.query.boolean("values", false); p != nil {
 		return l, p
 	}
-	l.prefix, l.after = l.query["prefix"], l.query["after"]
+	l.prefix, l.after = l.query.value("prefix"), l.query.value("after")
 	for _, name := range []string{"prefix", "after"} {
-		if len(l.query[name]) > MaxKey {
+		if len(l.query.value(name)) > MaxKey {
 			return l, badParameter(name, name+" is longer than a key can be")
 		}
 	}

@@ -89,7 +89,7 @@ func changeOf(action, node string, q query) (MemberChange, *problem) {
 	if c.Weight, p = q.number("weight", 0, 1, ring.MaxWeight); p != nil {
 		return c, p
 	}
-	if zone, given := q["zone"]; given {
+	if zone, given := q.get("zone"); given {
 		c.Zone = &zone
 	}
 	if action == "update" && c.Weight == 0 && c.Zone == nil {
@@ -107,15 +107,15 @@ func (a *api) plan(w http.ResponseWriter, r *http.Request) *problem {
 	}
 	known := false
 	for _, action := range planActions {
-		known = known || q["action"] == action
+		known = known || q.value("action") == action
 	}
 	if !known {
-		return badParameter("action", "action="+shorten(q["action"])+"; use join, leave, remove, replace, update or cancel")
+		return badParameter("action", "action="+shorten(q.value("action"))+"; use join, leave, remove, replace, update or cancel")
 	}
-	if q["node"] == "" && q["action"] != "cancel" {
+	if q.value("node") == "" && q.value("action") != "cancel" {
 		return badParameter("node", "node is missing: the name of the node that the plan is about")
 	}
-	c, p := changeOf(q["action"], q["node"], q)
+	c, p := changeOf(q.value("action"), q.value("node"), q)
 	if p != nil {
 		return p
 	}

@@ -2,8 +2,11 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,12 +54,58 @@ func newMetrics(reg *prometheus.Registry, f *flight) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) observe(route, method string, code int, took time.Duration) {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete:
-	default:
-		method = "other" // anyone can make up methods
+// otherMethod stands for what anyone can make up.
+const otherMethod = "other"
+
+// routeMetrics are a route's, by method.
+type routeMetrics map[string]*methodMetrics
+
+// methodMetrics are what is counted of one method of a route. Each is looked up by its labels once, when it is there for
+// the first time.
+type methodMetrics struct {
+	all           *metrics
+	route, method string
+
+	mu      sync.Mutex // of who adds one
+	known   atomic.Pointer[map[int]prometheus.Counter]
+	seconds atomic.Pointer[prometheus.Observer]
+}
+
+func (m *metrics) route(path string) routeMetrics {
+	out := make(routeMetrics)
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, otherMethod} {
+		out[method] = &methodMetrics{all: m, route: path, method: method}
 	}
-	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Inc()
-	m.seconds.WithLabelValues(route, method).Observe(took.Seconds())
+	return out
+}
+
+func (r routeMetrics) of(method string) *methodMetrics {
+	if m := r[method]; m != nil {
+		return m
+	}
+	return r[otherMethod]
+}
+
+// observe counts an answer.
+func (m *methodMetrics) observe(code int, took time.Duration) {
+	known := m.known.Load()
+	if known == nil || (*known)[code] == nil {
+		known = m.add(code)
+	}
+	(*known)[code].Inc()
+	(*m.seconds.Load()).Observe(took.Seconds())
+}
+
+func (m *methodMetrics) add(code int) *map[int]prometheus.Counter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := make(map[int]prometheus.Counter)
+	if known := m.known.Load(); known != nil {
+		maps.Copy(next, *known)
+	}
+	next[code] = m.all.requests.WithLabelValues(m.route, m.method, strconv.Itoa(code))
+	seconds := m.all.seconds.WithLabelValues(m.route, m.method)
+	m.seconds.Store(&seconds)
+	m.known.Store(&next)
+	return &next
 }

@@ -73,12 +73,11 @@ const statusGone = 499
 
 // outermost sets what every answer has, bounds how long a body may take, and answers a panic.
 func (a *api) outermost(next http.Handler) http.Handler {
-	server := "dunlin/" + a.deps.Version
+	// Values that all answers share, so that none has to make them.
+	server, nosniff, node := []string{"dunlin/" + a.deps.Version}, []string{"nosniff"}, []string{a.deps.Name}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Server", server)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set(headerNode, a.deps.Name)
+		h["Server"], h["X-Content-Type-Options"], h[headerNode] = server, nosniff, node
 		if r.Body != nil && r.Body != http.NoBody {
 			// Also for a body that no handler reads: net/http waits for its end. Not every writer can.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(a.opt.BodyTimeout))
@@ -113,6 +112,7 @@ func writes(method string) bool {
 // serve makes the handler of a route: it finds the method's, refuses what this node cannot do now, and counts.
 func (a *api) serve(rt route) http.Handler {
 	allow := allowed(rt.methods)
+	observed := a.metrics.route(rt.path)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		rec, ok := w.(*recorder)
@@ -125,7 +125,7 @@ func (a *api) serve(rt route) http.Handler {
 		}
 		// Also when the handler panics: what is on its way up becomes a 500.
 		code := http.StatusInternalServerError
-		defer func() { a.metrics.observe(rt.path, r.Method, code, time.Since(start)) }()
+		defer func() { observed.of(r.Method).observe(code, time.Since(start)) }()
 		var p *problem
 		switch {
 		case rt.methods == nil:

@@ -1,8 +1,8 @@
 package api
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,8 +14,24 @@ import (
 	"github.com/dunlindb/dunlin/internal/buckets"
 )
 
-// query is a request's parameters, each at most once and each known to its route.
-type query map[string]string
+// query is a request's parameters, each at most once and each known to its route. There are few.
+type query []parameter
+
+type parameter struct{ name, value string }
+
+func (q query) get(name string) (value string, given bool) {
+	for i := range q {
+		if q[i].name == name {
+			return q[i].value, true
+		}
+	}
+	return "", false
+}
+
+func (q query) value(name string) string {
+	value, _ := q.get(name)
+	return value
+}
 
 // The parameters of each sort of request.
 var (
@@ -32,12 +48,16 @@ var aliases = map[string]string{"W": "w", "R": "r"}
 
 // parseQuery reads the query of a URL, in which only the allowed parameters may be, each once.
 func parseQuery(raw string, allowed []string) (query, *problem) {
-	values, err := url.ParseQuery(raw)
-	if err != nil {
-		return nil, badParameter("", "the query cannot be read: "+err.Error())
-	}
-	q := make(query, len(values))
-	for _, given := range slices.Sorted(maps.Keys(values)) {
+	var q query
+	for raw != "" {
+		var part string
+		if part, raw, _ = strings.Cut(raw, "&"); part == "" {
+			continue
+		}
+		given, value, err := readParameter(part)
+		if err != nil {
+			return nil, badParameter("", "the query cannot be read: "+err.Error())
+		}
 		name := given
 		if alias, ok := aliases[given]; ok {
 			name = alias
@@ -46,15 +66,28 @@ func parseQuery(raw string, allowed []string) (query, *problem) {
 			return nil, badParameter(shorten(given), fmt.Sprintf("unknown parameter %q; this request takes %s",
 				shorten(given), strings.Join(allowed, ", ")))
 		}
-		if _, twice := q[name]; twice || len(values[given]) > 1 {
+		if _, twice := q.get(name); twice {
 			return nil, badParameter(name, "parameter "+name+" is given twice")
 		}
-		q[name] = values[given][0]
+		q = append(q, parameter{name, value})
 	}
 	if _, p := q.boolean("trace", false); p != nil {
 		return nil, p
 	}
 	return q, nil
+}
+
+// readParameter reads name=value, as url.ParseQuery does.
+func readParameter(part string) (name, value string, err error) {
+	if strings.Contains(part, ";") {
+		return "", "", errors.New("invalid semicolon separator in query")
+	}
+	name, value, _ = strings.Cut(part, "=")
+	if name, err = url.QueryUnescape(name); err != nil {
+		return "", "", err
+	}
+	value, err = url.QueryUnescape(value)
+	return name, value, err
 }
 
 // untraced refuses trace where one answer stands for many requests.
@@ -77,7 +110,7 @@ func shorten(s string) string {
 }
 
 func (q query) boolean(name string, def bool) (bool, *problem) {
-	s, given := q[name]
+	s, given := q.get(name)
 	if !given {
 		return def, nil
 	}
@@ -91,7 +124,7 @@ func (q query) boolean(name string, def bool) (bool, *problem) {
 }
 
 func (q query) duration(name string, def, least, most time.Duration) (time.Duration, *problem) {
-	s, given := q[name]
+	s, given := q.get(name)
 	if !given {
 		return def, nil
 	}
@@ -105,7 +138,7 @@ func (q query) duration(name string, def, least, most time.Duration) (time.Durat
 
 // number reads a plain decimal number from least to most.
 func (q query) number(name string, def, least, most int) (int, *problem) {
-	s, given := q[name]
+	s, given := q.get(name)
 	if !given {
 		return def, nil
 	}
@@ -162,7 +195,7 @@ func askedFor(s string, k int) asked {
 // client's fault; another's is nobody's that could be corrected by asking differently. While a bucket's n is being
 // changed its properties may be for the old one or for the new one.
 func (q query) quorum(name, bucket, node string, n replicas) (asked, *problem) {
-	if s, given := q[name]; given {
+	if s, given := q.get(name); given {
 		k, err := parseQuorum(s, n.n)
 		if err != nil {
 			return asked{}, badParameter(name, name+"="+err.Error())
@@ -244,7 +277,7 @@ func (a *api) writing(q query, props buckets.Properties, n replicas) (c writing,
 	if c.timeout, p = q.timeout(a.opt.DefaultTimeout); p != nil {
 		return c, p
 	}
-	if q["ttl"] == "none" { // overrides the bucket's
+	if q.value("ttl") == "none" { // overrides the bucket's
 		return c, nil
 	}
 	c.ttl, p = q.duration("ttl", props.TTL, buckets.MinTTL, buckets.MaxTTL)
@@ -253,7 +286,7 @@ func (a *api) writing(q query, props buckets.Properties, n replicas) (c writing,
 
 // durable resolves dw, of which the default is all of w where nodes fsync.
 func (a *api) durable(q query, w int) (int, *problem) {
-	if _, given := q["dw"]; a.opt.Durability == Fsync && !given {
+	if _, given := q.get("dw"); a.opt.Durability == Fsync && !given {
 		return coordinator.AsW, nil
 	}
 	if a.opt.Durability == Fsync {

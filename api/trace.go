@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/dunlindb/dunlin/coordinator"
@@ -36,13 +38,25 @@ func (a *api) traceJSON(t *coordinator.Trace) []traceJSON {
 	return out
 }
 
+// asksForTrace reports whether a query has trace=1. A bad value is found with the other parameters.
+func asksForTrace(raw string) bool {
+	if !strings.Contains(raw, "trace") && !strings.Contains(raw, "%") { // as nearly always
+		return false
+	}
+	values, err := url.ParseQuery(raw)
+	if err != nil || values.Get("trace") == "" {
+		return false
+	}
+	on, p := query{{"trace", values.Get("trace")}}.boolean("trace", false)
+	return on && p == nil
+}
+
 // traced does a request that may ask for its time line: with trace=1 the answer's header holds it or, where the client
 // accepts JSON, the answer is JSON with a member "trace".
 func (a *api) traced(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) *problem {
-		q := query{"trace": r.URL.Query().Get("trace")}
-		if on, p := q.boolean("trace", false); q["trace"] == "" || p != nil || !on {
-			return h(w, r) // a bad value is found with the other parameters
+		if !asksForTrace(r.URL.RawQuery) {
+			return h(w, r)
 		}
 		t := coordinator.NewTrace()
 		r = r.WithContext(context.WithValue(r.Context(), traceKey{}, t))
