@@ -86,7 +86,6 @@ func (r *rootsRequest) encode() []byte {
 
 func decodeRootsRequest(b []byte) (r rootsRequest, err error) {
 	d := open(b, 5)
-	defer d.Free()
 	r.epoch = d.Uint()
 	r.settled = d.Bool()
 	r.asked = d.Raw(ring.MaxNumbered / 8)
@@ -119,7 +118,6 @@ func (r *rootsReply) encode() []byte {
 
 func decodeRootsReply(b []byte) (r rootsReply, err error) {
 	d := open(b, 2)
-	defer d.Free()
 	r.flags = d.Raw(ring.MaxPartitions)
 	return r, d.Done()
 }
@@ -142,7 +140,6 @@ func (r *leavesRequest) encode() []byte {
 
 func decodeLeavesRequest(b []byte) (r leavesRequest, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	r.epoch = d.Uint()
 	for range d.Array(maxLeafPartitions) {
 		r.partitions = append(r.partitions, d.Count(ring.MaxNumbered-1))
@@ -172,7 +169,6 @@ func (r *leavesReply) encode() []byte {
 
 func decodeLeavesReply(b []byte) (r leavesReply, err error) {
 	d := open(b, 2)
-	defer d.Free()
 	for range d.Array(maxLeafPartitions) {
 		flat := d.Raw(Leaves * 16)
 		var sums *[Leaves]Sum

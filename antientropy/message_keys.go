@@ -35,7 +35,6 @@ func (r *keysRequest) encode() []byte {
 
 func decodeKeysRequest(b []byte) (r keysRequest, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	r.epoch = d.Uint()
 	for range groups(d, 4, maxSpans) {
 		r.spans = append(r.spans, span{
@@ -112,7 +111,6 @@ func (r *keysReply) encode() []byte {
 
 func decodeKeysReply(b []byte) (r keysReply, err error) {
 	d := open(b, 2)
-	defer d.Free()
 	left := maxEntries
 	for range groups(d, 2, maxSpans) {
 		l := list{more: d.Bool()}

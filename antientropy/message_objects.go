@@ -57,7 +57,6 @@ func (r *objectsRequest) encode() []byte {
 // decodeObjectsRequest reads a request; objects share memory with b.
 func decodeObjectsRequest(b []byte) (r objectsRequest, err error) {
 	d := open(b, 6)
-	defer d.Free()
 	r.epoch = d.Uint()
 	r.kind = d.Count(objectsPush)
 	r.limit = d.Count(1 << 30)
@@ -116,7 +115,6 @@ func (r *fetchReply) encode() []byte {
 
 func decodeFetchReply(b []byte) (r fetchReply, err error) {
 	d := open(b, 2)
-	defer d.Free()
 	for range groups(d, 3, maxObjects) {
 		f := found{state: d.Count(foundStates - 1), round: d.Uint(), object: vclock.DecodeObject(d)}
 		if d.Err() != nil {
@@ -165,7 +163,6 @@ func decodeRounds(d *wire.Decoder) (rounds []uint64) {
 
 func decodePushReply(b []byte) (r pushReply, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	r.states = d.Raw(maxObjects)
 	r.rounds = decodeRounds(d)
 	for _, s := range r.states {

@@ -146,7 +146,6 @@ func (h *Holding) encode(e *wire.Encoder) {
 
 func decodeExplanation(b []byte) (x Explanation, err error) {
 	d := open(b, 5)
-	defer d.Free()
 	x.Epoch, x.Round = d.Uint(), d.Uint()
 	x.Copy, x.Hinted = decodeHolding(d), decodeHolding(d)
 	return x, d.Done()

@@ -61,7 +61,6 @@ func (m *mergeMessage) encode() []byte {
 
 func decodeMerge(b []byte) (m mergeMessage, err error) {
 	d := open(b, 8)
-	defer d.Free()
 	m.epoch = d.Uint()
 	m.bucket, m.key = d.String(maxBucket), d.String(maxKey)
 	m.heal = d.Bool()
@@ -82,7 +81,6 @@ func encodeFsynced(fsynced bool) []byte {
 
 func decodeFsynced(b []byte) (bool, error) {
 	d := open(b, 2)
-	defer d.Free()
 	fsynced := d.Bool()
 	return fsynced, d.Done()
 }
@@ -124,7 +122,6 @@ func (m *readMessage) encode() []byte {
 
 func decodeRead(b []byte) (m readMessage, err error) {
 	d := open(b, 7)
-	defer d.Free()
 	m.epoch = d.Uint()
 	m.bucket, m.key = d.String(maxBucket), d.String(maxKey)
 	m.mode = readMode(d.Count(int(readUnless)))
@@ -153,7 +150,6 @@ func (a *answer) encode() []byte {
 
 func decodeAnswer(b []byte) (a answer, err error) {
 	d := open(b, 7)
-	defer d.Free()
 	d.Fixed(a.digest[:])
 	a.incomplete = d.Bool()
 	a.behind = d.Bool()
@@ -227,7 +223,6 @@ func (m *putMessage) encode(s vclock.Scope) []byte {
 
 func decodePut(b []byte, scope func(bucket, key string) vclock.Scope) (m putMessage, err error) {
 	d := open(b, 16)
-	defer d.Free()
 	w := &m.req.Write
 	m.epoch, m.budget = d.Uint(), d.Uint()
 	m.req.Bucket, m.req.Key = d.String(maxBucket), d.String(maxKey)
@@ -340,7 +335,6 @@ func (r *putReply) encode() []byte {
 
 func decodePutReply(b []byte) (r putReply, err error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	n := d.Array(12)
 	if v := d.Uint(); d.Err() == nil && v != messageVersion {
 		d.Fail("unknown version")
@@ -394,7 +388,6 @@ func (m *listMessage) encode() []byte {
 
 func decodeList(b []byte) (m listMessage, err error) {
 	d := open(b, 6)
-	defer d.Free()
 	m.epoch = d.Uint()
 	m.query.Bucket, m.query.Prefix, m.query.After = d.String(maxBucket), d.String(maxKey), d.String(maxKey+1)
 	m.query.Limit = d.Count(maxListed)
@@ -444,7 +437,6 @@ func (r *listReply) encode() []byte {
 
 func decodeListReply(b []byte) (r listReply, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	r.more = d.Bool()
 	n := d.Array(5 * maxListed)
 	if n%5 != 0 {

@@ -78,7 +78,6 @@ func open(b []byte, fields int) *wire.Decoder {
 // decodeBatch reads what encode wrote. Values alias b.
 func decodeBatch(b []byte) (m batchMessage, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	m.epoch = d.Uint()
 	n := d.Array(maxItems)
 	m.items = make([]item, 0, n)
@@ -124,7 +123,6 @@ func (m *answerMessage) encode() []byte {
 
 func decodeAnswer(b []byte) (m answerMessage, err error) {
 	d := open(b, 4)
-	defer d.Free()
 	n := d.Array(maxItems)
 	m.statuses = make([]status, 0, n)
 	for range n {
@@ -161,7 +159,6 @@ func (m *droppedMessage) encode() []byte {
 
 func decodeDropped(b []byte) (m droppedMessage, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	m.epoch = d.Uint()
 	n := d.Array(maxDropped)
 	m.partitions = make([]int, 0, n)
@@ -183,7 +180,6 @@ func encodeMarked(n int) []byte {
 
 func decodeMarked(b []byte) (int, error) {
 	d := open(b, 2)
-	defer d.Free()
 	n := d.Count(maxDropped)
 	return n, d.Done()
 }

@@ -100,7 +100,6 @@ func (l Layout) encodeV2(e *wire.Encoder, members []Member, version uint64) {
 // shares no memory with b.
 func DecodeLayout(b []byte) (Layout, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	var l Layout
 	fields := d.Array(2 * layoutV2Fields) // a later version is told by its number
 	version := d.Uint()

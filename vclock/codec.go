@@ -214,7 +214,6 @@ func (o Object) Clone() Object {
 // ContextLen returns how many entries the context of an encoded object has, without decoding it; 0 if it is none.
 func ContextLen(encoded []byte) int {
 	d := wire.NewDecoder(encoded)
-	defer d.Free()
 	d.ArrayOf(4)
 	if v := d.Uint(); d.Err() != nil || v != objectVersion {
 		return 0

@@ -21,7 +21,6 @@ func encoded(o Object) []byte {
 
 func decoded(b []byte) (Object, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	o := DecodeObject(d)
 	return o, d.Done()
 }

@@ -87,7 +87,6 @@ func ParseToken(token string, s Scope) (Context, error) {
 		return Context{}, ErrToken
 	}
 	d := wire.NewDecoder(b[5:])
-	defer d.Free()
 	var scope [16]byte
 	var c Context
 	d.ArrayOf(4)

@@ -79,7 +79,6 @@ func (r record) check(d *wire.Decoder) {
 
 func parseRecord(b []byte) (record, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	r := decodeRecord(d)
 	return r, d.Done()
 }
@@ -105,7 +104,6 @@ func (p page) bytes() []byte {
 
 func parsePage(b []byte) (page, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	var p page
 	d.ArrayOf(3)
 	if v := d.Uint(); d.Err() == nil && v != pageVersion {
@@ -134,7 +132,6 @@ func parsePage(b []byte) (page, error) {
 // parseAfter reads a request for the page after a bucket; "" asks for the first.
 func parseAfter(b []byte) (string, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(2)
 	if v := d.Uint(); d.Err() == nil && v != pageVersion {
 		d.Fail("request of an unknown version")

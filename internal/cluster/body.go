@@ -59,7 +59,6 @@ func decodeBody(buf []byte) (*body, error) {
 	}
 	b := &body{}
 	d := wire.NewDecoder(buf)
-	defer d.Free()
 	newer := openMessage(d, bodyFields, bodyVersion, "node state")
 	d.Fixed(b.ID[:])
 	b.Start = d.Uint()

@@ -204,7 +204,6 @@ func (c *Cluster) callVote(ctx context.Context, to ring.NodeID, req paxos.Reques
 		return paxos.Reply{}, err
 	}
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	reply := paxos.DecodeReply(d)
 	return reply, d.Done()
 }

@@ -56,7 +56,6 @@ func (m *forceMessage) encode() []byte {
 
 func decodeForce(b []byte) (m forceMessage, err error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(3)
 	version(d, persistVersion, "forced removal")
 	m.kind = forceKind(d.Count(int(forceAsk)))
@@ -93,7 +92,6 @@ func decodePromise(b []byte) (*promise, error) {
 	}
 	var p promise
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(3)
 	version(d, persistVersion, "promise of a forced removal")
 	d.Fixed(p.proposer[:])

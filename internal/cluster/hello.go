@@ -60,7 +60,6 @@ func (h *hello) encode() []byte {
 func decodeHello(b []byte) (*hello, error) {
 	h := &hello{}
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	newer := openMessage(d, helloFields, helloVersion, "hello")
 	d.Fixed(h.ID[:])
 	h.Cluster = nameFrom(d)

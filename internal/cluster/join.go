@@ -74,7 +74,6 @@ func (j *joinRequest) encode() []byte {
 func decodeJoin(b []byte) (joinRequest, error) {
 	var j joinRequest
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	newer := openMessage(d, joinFields, joinVersion, "request to join")
 	j.member = memberFrom(d)
 	j.replace = d.Bool()

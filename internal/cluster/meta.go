@@ -65,7 +65,6 @@ func decodeMeta(b []byte) (meta, error) {
 		return m, fmt.Errorf("%w: node metadata of %d bytes", wire.ErrMalformed, len(b))
 	}
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	newer := openMessage(d, metaFields, metaVersion, "node metadata")
 	m.Start = d.Uint()
 	m.Name = nameFrom(d)

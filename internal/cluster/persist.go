@@ -72,7 +72,6 @@ func startsFrom(d *wire.Decoder) (ids []uint64) {
 
 func decodeStarts(b []byte) ([]uint64, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(2)
 	version(d, persistVersion, "start ids")
 	ids := startsFrom(d)
@@ -95,7 +94,6 @@ func encodeSeen(seen map[ring.NodeID]uint64) []byte {
 func decodeSeen(b []byte) (map[ring.NodeID]uint64, error) {
 	seen := map[ring.NodeID]uint64{}
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(2)
 	version(d, persistVersion, "start ids of peers")
 	n := d.Array(2 * maxPeers)
@@ -133,7 +131,6 @@ func encodePeers(peers []peerRecord) []byte {
 func decodePeers(b []byte) ([]peerRecord, error) {
 	var peers []peerRecord
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(2)
 	version(d, persistVersion, "peers")
 	n := d.Array(maxPeers)

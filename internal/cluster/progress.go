@@ -147,7 +147,6 @@ func progressFrom(d *wire.Decoder) progressTable {
 
 func decodeProgress(b []byte) (progressTable, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	t := progressFrom(d)
 	return t, d.Done()
 }
@@ -156,7 +155,6 @@ func decodeProgress(b []byte) (progressTable, error) {
 func decodeEpochs(b []byte) (epochState, error) {
 	var s epochState
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(4)
 	version(d, epochsVersion, "live epochs")
 	n := d.Array(maxEpochs)

@@ -119,7 +119,6 @@ func (c *Cluster) hear(s epochState) {
 // before the answer leaves.
 func (c *Cluster) serveVote(ctx context.Context, from ring.NodeID, body []byte) ([]byte, error) {
 	d := wire.NewDecoder(body)
-	defer d.Free()
 	req := paxos.DecodeRequest(d)
 	if err := d.Done(); err != nil {
 		return nil, err

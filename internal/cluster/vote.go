@@ -48,7 +48,6 @@ func (v *voteBody) encode() []byte {
 func decodeVote(b []byte) (*voteBody, error) {
 	v := &voteBody{}
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	d.ArrayOf(5)
 	version(d, voteVersion, "vote")
 	v.Cluster = nameFrom(d)

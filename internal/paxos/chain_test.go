@@ -142,7 +142,6 @@ func (c *chain) receive(i int, request []byte, answer func([]byte)) {
 		return
 	}
 	d := wire.NewDecoder(request)
-	defer d.Free()
 	r := DecodeRequest(d)
 	if err := d.Done(); err != nil {
 		panic(err)
@@ -292,7 +291,6 @@ func (cl *chainClient) hear(p *Proposer, from [16]byte, b []byte) {
 		return
 	}
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	reply := DecodeReply(d)
 	if err := d.Done(); err != nil {
 		panic(err)

@@ -85,7 +85,6 @@ func (s State) Encode() []byte {
 // acceptor whose state cannot be read must not vote: it is not a fresh one.
 func DecodeState(b []byte) (State, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	var s State
 	d.ArrayOf(7)
 	decodeVersion(d, stateVersion)

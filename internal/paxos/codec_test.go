@@ -57,14 +57,12 @@ func encoded(encode func(*wire.Encoder)) []byte {
 
 func decodeRequest(b []byte) (Request, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	r := DecodeRequest(d)
 	return r, d.Done()
 }
 
 func decodeReply(b []byte) (Reply, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	r := DecodeReply(d)
 	return r, d.Done()
 }

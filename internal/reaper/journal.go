@@ -58,7 +58,6 @@ func (t *intent) encode() []byte {
 
 func decodeIntent(b []byte) (t intent, err error) {
 	d := open(b, 7)
-	defer d.Free()
 	t.epoch = d.Uint()
 	t.partition = d.Count(ring.MaxNumbered - 1)
 	t.round = decodeRound(d)

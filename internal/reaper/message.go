@@ -50,7 +50,6 @@ func (m *request) encode() []byte {
 
 func decodeRequest(b []byte) (m request, err error) {
 	d := open(b, 6)
-	defer d.Free()
 	m.epoch = d.Uint()
 	m.partition = d.Count(ring.MaxNumbered - 1)
 	m.round = decodeRound(d)
@@ -80,7 +79,6 @@ func (a *answer) encode() []byte {
 // decodeAnswer reads the answer to a request of n keys.
 func decodeAnswer(b []byte, n int) (a answer, err error) {
 	d := open(b, 4)
-	defer d.Free()
 	a.round = decodeRound(d)
 	a.entered = d.Bool()
 	packed := d.Raw(maxBatch / 8)

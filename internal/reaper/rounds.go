@@ -45,7 +45,6 @@ func (m *roundsRequest) encode() []byte {
 
 func decodeRoundsRequest(b []byte) (m roundsRequest, err error) {
 	d := open(b, 3)
-	defer d.Free()
 	m.epoch = d.Uint()
 	for range d.Array(maxAskedRounds) {
 		m.partitions = append(m.partitions, d.Count(ring.MaxNumbered-1))
@@ -67,7 +66,6 @@ func encodeRounds(rounds []uint64) []byte {
 
 func decodeRounds(b []byte, n int) ([]uint64, error) {
 	d := open(b, 2)
-	defer d.Free()
 	var rounds []uint64
 	for range d.Array(maxAskedRounds) {
 		rounds = append(rounds, decodeRound(d))

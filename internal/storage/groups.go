@@ -185,7 +185,6 @@ func decodeGroups(b []byte) (q int, names []string, err error) {
 		return 0, nil, corrupt("buckets with partitions of their own: %v", err)
 	}
 	d := wire.NewDecoder(data)
-	defer d.Free()
 	q = d.Count(ring.MaxPartitions)
 	for range d.Array(ring.MaxBucketN) {
 		names = append(names, d.String(MaxBucket))

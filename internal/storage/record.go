@@ -193,7 +193,6 @@ func decodeHeader(key, b []byte) (h header, payload []byte, err error) {
 // decodeObject reads an encoded object, whose values alias b.
 func decodeObject(b []byte) (vclock.Object, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	o := vclock.DecodeObject(d)
 	if err := d.Done(); err != nil {
 		return vclock.Object{}, corrupt("%v", err)

@@ -77,7 +77,6 @@ func encodeControl(kind uint64) []byte {
 // decodeFrame reads one frame's body. Errors wrap wire.ErrMalformed.
 func decodeFrame(b []byte) (frame, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	var f frame
 	n := d.Array(5)
 	f.kind = d.Count(kindPong)

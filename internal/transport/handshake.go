@@ -117,7 +117,6 @@ type message struct {
 
 func decodeMessage(b []byte) (message, error) {
 	d := wire.NewDecoder(b)
-	defer d.Free()
 	var m message
 	n := d.Array(6)
 	m.kind = d.Count(messageRefusal)

@@ -308,6 +308,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 			t.Errorf("a connection too many was not closed: %v", err)
 		}
 		time.Sleep(handshakeTimeout)
+		synctest.Wait() // the places are given back at this very moment
 		mustEcho(t, w.node(1, nil), nodeID(2))
 	})
 }
