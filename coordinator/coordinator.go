@@ -57,16 +57,6 @@ func (c *Coordinator) Close() {
 	c.work.Wait()
 }
 
-// goInBackground runs f on a goroutine that Close waits for, with a context that outlives the request it came from
-// but not the coordinator.
-func (c *Coordinator) goInBackground(f func(ctx context.Context)) {
-	c.work.Go(func() {
-		ctx, cancel := context.WithTimeout(c.closing, c.opt.ReplicaTimeout)
-		defer cancel()
-		f(ctx)
-	})
-}
-
 func (c *Coordinator) name(e *ring.Epochs) func(ring.NodeID) string {
 	return func(id ring.NodeID) string {
 		m, _ := e.Member(id)
@@ -94,7 +84,7 @@ func (c *Coordinator) ping(ctx context.Context, id ring.NodeID) error {
 // call sends a request to another node and notes what the outcome says of its health. A call that takes long makes
 // this node ask whether the other lives.
 func (c *Coordinator) call(ctx context.Context, to ring.NodeID, endpoint string, body []byte) ([]byte, error) {
-	c.metrics.replicas.WithLabelValues(endpoint).Inc()
+	c.metrics.replicas[endpoint].Inc()
 	doubt := time.AfterFunc(slowCall, func() { c.health.doubt(to) })
 	b, err := c.deps.Peers.Call(ctx, to, endpoint, body)
 	doubt.Stop()

@@ -36,6 +36,21 @@ type operation struct {
 	epochs *ring.Epochs
 	holds  atomic.Int32
 	done   func()
+
+	// Of who carries the write:
+	life   context.Context // of what stores and sends parts of it; nil: nothing has yet
+	lively time.Time       // when that began
+	end    []context.CancelFunc
+}
+
+// background is a context for a part of a write: it outlives the request, but not the coordinator. Parts that begin at
+// about the same time share one.
+func (c *Coordinator) background(o *operation) context.Context {
+	if now := time.Now(); o.life == nil || now.Sub(o.lively) > c.opt.ReplicaTimeout/4 {
+		ctx, cancel := context.WithTimeout(c.closing, c.opt.ReplicaTimeout)
+		o.life, o.lively, o.end = ctx, now, append(o.end, cancel)
+	}
+	return o.life
 }
 
 // begin returns an operation that the caller holds.
@@ -55,6 +70,9 @@ func (o *operation) hold() { o.holds.Add(1) }
 
 func (o *operation) release() {
 	if o.holds.Add(-1) == 0 {
+		for _, cancel := range o.end {
+			cancel()
+		}
 		o.done()
 	}
 }

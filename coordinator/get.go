@@ -16,7 +16,7 @@ import (
 func (c *Coordinator) Get(ctx context.Context, req GetRequest) (GetResult, error) {
 	res, err := c.get(ctx, req)
 	if q, ok := errors.AsType[*QuorumError](err); !ok || q.Kind != NotReady {
-		c.metrics.done("get", err)
+		c.metrics.done(opGet, err)
 	}
 	return res, err
 }

@@ -17,7 +17,7 @@ const resolvers = 16
 // replicas to see whether they are live. Errors are a *QuorumError.
 func (c *Coordinator) List(ctx context.Context, req ListRequest) (ListPage, error) {
 	page, err := c.list(ctx, req)
-	c.metrics.done("list", err)
+	c.metrics.done(opList, err)
 	return page, err
 }
 

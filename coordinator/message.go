@@ -42,6 +42,7 @@ type mergeMessage struct {
 	round       uint64      // the reap round in which the object's source was read
 	target      ring.NodeID // of a hint; zero: the receiver
 	object      vclock.Object
+	encoded     []byte // all of this, where it is encoded already
 }
 
 func (m *mergeMessage) encode() []byte {

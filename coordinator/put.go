@@ -22,7 +22,7 @@ var mintErrors = []error{
 // the errors of vclock.Minter.Mint (nothing was stored).
 func (c *Coordinator) Put(ctx context.Context, req PutRequest) (PutResult, error) {
 	res, err := c.put(ctx, req)
-	c.metrics.done("put", err)
+	c.metrics.done(opPut, err)
 	return res, err
 }
 

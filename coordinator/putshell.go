@@ -27,8 +27,10 @@ type putShell struct {
 	rounds  int
 
 	object vclock.Object
-	round  uint64 // the reap round in which the object was read
-	hinted bool   // it was minted into a hint
+	// encoded is the message for the other primaries, which is the same for all; nil: nobody was sent it in this round.
+	encoded []byte
+	round   uint64 // the reap round in which the object was read
+	hinted  bool   // it was minted into a hint
 }
 
 // putAnswer is what became of a write at a place.
@@ -43,7 +45,7 @@ func (s *putShell) beginRound() {
 	s.rounds++
 	s.core = newCore(s.op.epochs, s.key.Partition, s.req)
 	places := 0
-	s.spare = nil
+	s.spare, s.encoded = nil, nil
 	for _, r := range groupRings(s.op.epochs, s.key.Partition) {
 		places += r.NOf(s.key.Partition)
 		if s.req.Sloppy && s.c.deps.Hints != nil {
@@ -75,11 +77,12 @@ func (s *putShell) again(ctx context.Context) bool {
 	return true
 }
 
-// inBackground is goInBackground for what stores or sends the write.
+// inBackground runs what stores or sends the write on a goroutine that Close waits for, and that a change of members does.
 func (s *putShell) inBackground(f func(ctx context.Context)) {
 	op := s.op
 	op.hold()
-	s.c.goInBackground(func(ctx context.Context) {
+	ctx := s.c.background(op)
+	s.c.work.Go(func() {
 		defer op.release()
 		f(ctx)
 	})
@@ -416,6 +419,13 @@ func (s *putShell) sendOne(at place) {
 		s.req.Trace.add("hint", at.node, "for "+s.name(at.target))
 	}
 	m := mergeMessage{epoch: s.op.epochs.Newest().Epoch(), target: at.target, round: s.round, object: s.object}
+	if at.target == (ring.NodeID{}) {
+		if s.encoded == nil {
+			m.bucket, m.key = s.key.Bucket, s.key.Key
+			s.encoded = m.encode()
+		}
+		m.encoded = s.encoded
+	}
 	answers, hinted := s.answers, s.hinted
 	s.inBackground(func(ctx context.Context) {
 		fsynced, err := s.c.callMerge(ctx, at.node, s.key, m, hinted)

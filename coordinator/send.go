@@ -19,7 +19,11 @@ func (c *Coordinator) callMerge(ctx context.Context, to ring.NodeID, k Key, m me
 		endpoint = EndpointHint
 	}
 	for try := 1; ; try++ {
-		b, err := c.call(ctx, to, endpoint, m.encode())
+		body := m.encoded
+		if body == nil {
+			body = m.encode()
+		}
+		b, err := c.call(ctx, to, endpoint, body)
 		if err == nil {
 			return decodeFsynced(b)
 		}
@@ -33,7 +37,7 @@ func (c *Coordinator) callMerge(ctx context.Context, to ring.NodeID, k Key, m me
 		if readErr != nil || !saw(own.Object, m.object) {
 			return false, err // what is here may lack the write, and must not be acknowledged in its place
 		}
-		m.object, m.round = own.Object, own.Round
+		m.object, m.round, m.encoded = own.Object, own.Round, nil
 	}
 }
 

@@ -136,7 +136,7 @@ func (c *Coordinator) servePut(ctx context.Context, from ring.NodeID, body []byt
 		defer cancel()
 	}
 	res, err := c.coordinate(ctx, k, m.req, true)
-	c.metrics.done("put", err)
+	c.metrics.done(opPut, err)
 	reply := putReply{result: res, trace: m.req.Trace.Events()}
 	if err != nil {
 		reply.failed = describe(err)
