@@ -54,13 +54,19 @@ var acksTexts = func() (texts [ring.MaxN + 1][ring.MaxN + 1]string) {
 }()
 
 func (a *api) show(t target, o vclock.Object, acked, n int) shown {
+	s := a.showWithoutToken(t, o, acked, n)
+	if !s.Context.IsZero() {
+		s.token = t.tokenOf(s.Context)
+	}
+	return s
+}
+
+// showWithoutToken is show for who gives out the context of another.
+func (a *api) showWithoutToken(t target, o vclock.Object, acked, n int) shown {
 	s := shown{
 		Answer: o.Answer(a.deps.Now().UnixMilli(), t.props.LastWriteWins),
 		acks:   acks(acked, n),
 		node:   a.deps.Name,
-	}
-	if !s.Context.IsZero() {
-		s.token = t.tokenOf(s.Context)
 	}
 	s.etag = etagOf(s.Answer)
 	a.metrics.siblings.Observe(float64(len(s.Live)))

@@ -70,7 +70,7 @@ func TestAllocationsOfARequest(t *testing.T) {
 		t.Skip("the race detector, which runs with -short, allocates")
 	}
 	do := operations(t)
-	for name, most := range map[string]float64{"get": 44, "put": 52} {
+	for name, most := range map[string]float64{"get": 44, "put": 48} {
 		if got := testing.AllocsPerRun(500, do[name]); got > most {
 			t.Errorf("%s: %.0f allocations, at most %.0f", name, got, most)
 		}

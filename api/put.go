@@ -210,11 +210,14 @@ func (a *api) write(ctx context.Context, wr write) (written, *problem) {
 		return written{}, p
 	}
 	// A delete that finds nothing to delete is no repeated request.
-	out := written{shown: a.show(wr.target, res.Object, res.Acks, res.N), repeated: res.Repeated && wr.idempotency != ""}
-	out.node = cmp.Or(a.nameOf(res.Coordinator), out.node)
-	if !wr.returnBody || wr.deleted {
+	out := written{repeated: res.Repeated && wr.idempotency != ""}
+	if wr.returnBody && !wr.deleted {
+		out.shown = a.show(wr.target, res.Object, res.Acks, res.N)
+	} else {
+		out.shown = a.showWithoutToken(wr.target, res.Object, res.Acks, res.N)
 		out.unshown(wr, id)
 	}
+	out.node = cmp.Or(a.nameOf(res.Coordinator), out.node)
 	return out, nil
 }
 
