@@ -151,13 +151,20 @@ func (st *recentStripe) clear() {
 }
 
 func (st *recentStripe) set(key []byte, l loaded) {
-	st.drop(key)
 	bytes := int64(weigh(l.record.Object)+len(key)) + recentOverhead
 	if bytes > st.limit/8 {
+		st.drop(key)
 		return
 	}
-	r := &recentRecord{key: string(key), l: l, bytes: bytes}
-	st.keys[r.key] = r
+	r := st.keys[string(key)]
+	if r == nil {
+		r = &recentRecord{key: string(key)}
+		st.keys[r.key] = r
+	} else {
+		r.unlink()
+		st.bytes -= r.bytes
+	}
+	r.l, r.bytes = l, bytes
 	r.link(&st.ring)
 	for st.bytes += bytes; st.bytes > st.limit; {
 		st.remove(st.ring.prev)
