@@ -30,8 +30,9 @@ type server struct {
 	loaded   bool // has all keys
 
 	// Of Dunlin only:
-	urls   []string       // of its nodes
-	others loadgen.Dialer // clients that leave the last node out
+	urls     []string       // of its nodes
+	profiles []string       // addresses where their profiles are served, if they are
+	others   loadgen.Dialer // clients that leave the last node out
 }
 
 // load is one load on a server.

@@ -34,16 +34,17 @@ func dunlinWith(ctx context.Context, s settings, durability string) (*server, er
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(3 * nodes)
+	ports, err := freePorts(4 * nodes)
 	if err != nil {
 		return nil, err
 	}
-	address := func(node, which int) string { return fmt.Sprintf("127.0.0.1:%d", ports[3*node+which]) }
-	var seeds, urls []string
+	address := func(node, which int) string { return fmt.Sprintf("127.0.0.1:%d", ports[4*node+which]) }
+	var seeds, urls, profiles []string
 	target := loadgen.HTTPTarget{Bucket: "bench", Timeout: opTime, Write: url.Values{"w": {"2"}}, Read: url.Values{"r": {"2"}}}
 	for i := range nodes {
 		seeds = append(seeds, fmt.Sprintf("n%d@%s", i+1, address(i, 2)))
 		u := &url.URL{Scheme: "http", Host: address(i, 0)}
+		profiles = append(profiles, address(i, 3))
 		urls, target.URLs = append(urls, u.String()), append(target.URLs, u)
 	}
 	one := target
@@ -56,11 +57,14 @@ func dunlinWith(ctx context.Context, s settings, durability string) (*server, er
 			cmd := exec.Command(program, "serve")
 			cmd.Env = append(os.Environ(), fmt.Sprintf("DUNLIN_NAME=n%d", node+1), "DUNLIN_DATA="+dir, "DUNLIN_HTTP="+address(node, 0), "DUNLIN_RPC="+address(node, 1),
 				"DUNLIN_GOSSIP="+address(node, 2), "DUNLIN_ADVERTISE=127.0.0.1", "DUNLIN_SEEDS="+strings.Join(seeds, ","), "DUNLIN_CLUSTER=bench", "DUNLIN_DURABILITY="+durability)
+			if s.profile {
+				cmd.Env = append(cmd.Env, "DUNLIN_PPROF="+profiles[node])
+			}
 			return cmd, nil
 		},
 		ready: func(ctx context.Context) error { return dunlinReady(ctx, urls) },
 		loads: loadsOf(s, target.Dialer(), target.Dialer(), one.Dialer()),
-		urls:  urls, others: others.Dialer(),
+		urls:  urls, others: others.Dialer(), profiles: profiles,
 	}, nil
 }
 

@@ -19,6 +19,10 @@
 // With --join, what it costs that a fifth node joins four, and leaves:
 //
 //	go run ./bench --join --keys 200000 --value 1000 --window 10s --write docs/benchmarks.md
+//
+// With --profile, where the CPU of an operation goes:
+//
+//	go run ./bench --profile --write docs/benchmarks.md
 package main
 
 import (
@@ -57,6 +61,7 @@ type settings struct {
 	from        string
 	healing     bool
 	join        bool
+	profile     bool
 }
 
 func main() {
@@ -89,6 +94,7 @@ func parse(args []string, w io.Writer) (settings, error) {
 	f.StringVar(&s.from, "from", "", "measure nothing, take the measurements of this file")
 	f.BoolVar(&s.healing, "healing", false, "measure how Dunlin's replicas are kept equal and filled")
 	f.BoolVar(&s.join, "join", false, "measure how a fifth node joins four of Dunlin, and leaves")
+	f.BoolVar(&s.profile, "profile", false, "measure where the CPU of Dunlin's operations goes")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -97,12 +103,22 @@ func parse(args []string, w io.Writer) (settings, error) {
 		return s, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	case s.Rounds < 1:
 		return s, fmt.Errorf("--rounds: %d is less than 1", s.Rounds)
-	case (s.healing || s.join) && (s.Rate <= 0 || s.from != "" || s.only != "" || s.healing == s.join):
-		return s, errors.New("--healing, --join: need a --rate, and are not for each other, --from or --servers")
+	case s.modes() > 1 || s.modes() == 1 && (s.Rate <= 0 || s.from != "" || s.only != ""):
+		return s, errors.New("--healing, --join, --profile: need a --rate, and are not for each other, --from or --servers")
 	case s.Window < time.Second:
 		return s, fmt.Errorf("--window: %v is less than a second", s.Window)
 	}
 	return s, nil
+}
+
+// modes counts the other things to measure that are asked for.
+func (s settings) modes() (n int) {
+	for _, asked := range []bool{s.healing, s.join, s.profile} {
+		if asked {
+			n++
+		}
+	}
+	return n
 }
 
 // report is what is kept of a whole run.
@@ -150,6 +166,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 		return publish(s, j, j.markdown(), "join", out)
+	}
+	if s.profile {
+		p, err := measureProfiles(ctx, s, progress)
+		if err != nil {
+			return err
+		}
+		return publish(s, p, p.markdown(), "profile", out)
 	}
 	var r *report
 	if s.from != "" {
