@@ -48,7 +48,7 @@ var diskCalls = part{"system calls: disk", []string{"golang.org/x/sys/unix.Msync
 
 // parts are asked in this order of each function of a stack, from the innermost on.
 var parts = []part{
-	{systemCalls, []string{"internal/runtime/syscall.", "syscall.", "runtime/internal/syscall."}},
+	{systemCalls, []string{"internal/runtime/syscall", "syscall."}},
 	{"allocation", []string{"runtime.mallocgc", "runtime.newobject", "runtime.makeslice", "runtime.growslice"}},
 	{"garbage collection", []string{"runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.bgscavenge", "runtime.gcStart", "runtime.gcMark"}},
 	{"scheduling of goroutines", []string{"runtime.mcall", "runtime.schedule", "runtime.mstart", "runtime.sysmon", "runtime.ready", "runtime.newproc"}},
