@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -17,7 +18,7 @@ import (
 // Membership changes the members of the cluster, and tells how far a change has come.
 type Membership interface {
 	// Plan returns what a change would move. Nothing changes.
-	Plan(c MemberChange) (MemberPlan, error)
+	Plan(ctx context.Context, c MemberChange) (MemberPlan, error)
 	// Apply makes a change: it is decided when Apply returns, and goes on in the background.
 	Apply(ctx context.Context, c MemberChange) (epoch uint64, err error)
 	// Transfers returns how far the present change has come, as this node knows.
@@ -43,7 +44,7 @@ type MemberChange struct {
 	N      int
 }
 
-// MemberPlan is what a change would do.
+// MemberPlan is what a change would do. That of a bucket's n is about the bucket's partitions alone.
 type MemberPlan struct {
 	Epoch      uint64 // that would be decided
 	Moved      int    // primary slots that would have to be filled
@@ -98,34 +99,55 @@ func changeOf(action, node string, q query) (MemberChange, *problem) {
 	return c, nil
 }
 
-var planActions = []string{"join", "leave", "remove", "replace", "update", "cancel"}
+var planActions = []string{"join", "leave", "remove", "replace", "update", "cancel", "bucket"}
 
-func (a *api) plan(w http.ResponseWriter, r *http.Request) *problem {
-	q, p := parseQuery(r.URL.RawQuery, append([]string{"action", "node", "force"}, changeParams...))
+// planned reads what a plan is about.
+func planned(r *http.Request) (MemberChange, *problem) {
+	q, p := parseQuery(r.URL.RawQuery, append([]string{"action", "node", "force", "bucket", "n"}, changeParams...))
 	if p != nil {
-		return p
+		return MemberChange{}, p
 	}
-	known := false
-	for _, action := range planActions {
-		known = known || q.value("action") == action
+	action := q.value("action")
+	switch {
+	case !slices.Contains(planActions, action):
+		return MemberChange{}, badParameter("action", "action="+shorten(action)+"; use join, leave, remove, replace, update, cancel or bucket")
+	case action == "bucket":
+		return plannedBucket(q)
+	case q.value("bucket") != "" || q.value("n") != "":
+		return MemberChange{}, badParameter("bucket", "bucket and n are for action=bucket")
+	case q.value("node") == "" && action != "cancel":
+		return MemberChange{}, badParameter("node", "node is missing: the name of the node that the plan is about")
 	}
-	if !known {
-		return badParameter("action", "action="+shorten(q.value("action"))+"; use join, leave, remove, replace, update or cancel")
-	}
-	if q.value("node") == "" && q.value("action") != "cancel" {
-		return badParameter("node", "node is missing: the name of the node that the plan is about")
-	}
-	c, p := changeOf(q.value("action"), q.value("node"), q)
+	c, p := changeOf(action, q.value("node"), q)
 	if p != nil {
-		return p
+		return c, p
 	}
 	if c.Force, p = q.boolean("force", false); p == nil && c.Force && c.Action != "remove" {
 		p = badParameter("force", "force is for remove")
 	}
+	return c, p
+}
+
+// plannedBucket reads what a plan of another n of a bucket is about. Without n it is the cluster's again.
+func plannedBucket(q query) (MemberChange, *problem) {
+	for _, other := range append([]string{"node", "force"}, changeParams...) {
+		if _, given := q.get(other); given {
+			return MemberChange{}, badParameter(other, other+" is not for action=bucket")
+		}
+	}
+	if p := checkBucket(q.value("bucket")); p != nil {
+		return MemberChange{}, p
+	}
+	n, p := q.number("n", 0, 1, maxN)
+	return MemberChange{Action: "bucket", Bucket: q.value("bucket"), N: n}, p
+}
+
+func (a *api) plan(w http.ResponseWriter, r *http.Request) *problem {
+	c, p := planned(r)
 	if p != nil {
 		return p
 	}
-	plan, err := a.deps.Membership.Plan(c)
+	plan, err := a.deps.Membership.Plan(r.Context(), c)
 	if err != nil {
 		return changeProblem(err)
 	}
@@ -185,7 +207,7 @@ func (a *api) change(action string) handler {
 		if p != nil {
 			return p
 		}
-		if p := a.forced(q, &c); p != nil {
+		if p := a.forced(r.Context(), q, &c); p != nil {
 			return p
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
@@ -203,7 +225,7 @@ func (a *api) change(action string) handler {
 }
 
 // forced lets a removal be forced only by who has seen what it costs: at_risk is how many partitions the plan names.
-func (a *api) forced(q query, c *MemberChange) (p *problem) {
+func (a *api) forced(ctx context.Context, q query, c *MemberChange) (p *problem) {
 	if c.Force, p = q.boolean("force", false); p != nil || !c.Force {
 		return p
 	}
@@ -211,7 +233,7 @@ func (a *api) forced(q query, c *MemberChange) (p *problem) {
 	if p != nil {
 		return p
 	}
-	plan, err := a.deps.Membership.Plan(*c)
+	plan, err := a.deps.Membership.Plan(ctx, *c)
 	if err != nil {
 		return changeProblem(err)
 	}

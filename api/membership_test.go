@@ -12,9 +12,16 @@ import (
 )
 
 // fakeMembership takes every change, but for some nodes.
-type fakeMembership struct{ applied []MemberChange }
+type fakeMembership struct {
+	applied []MemberChange
+	planned MemberChange
+}
 
-func (f *fakeMembership) Plan(c MemberChange) (MemberPlan, error) {
+func (f *fakeMembership) Plan(_ context.Context, c MemberChange) (MemberPlan, error) {
+	f.planned = c
+	if c.Bucket == "toomany" {
+		return MemberPlan{}, fmt.Errorf("%w: too few members", ErrChangeConflict)
+	}
 	if c.Node == "nobody" {
 		return MemberPlan{}, fmt.Errorf("%w: no member is called nobody", ErrChangeConflict)
 	}
@@ -64,9 +71,28 @@ func TestMembershipRoutes(t *testing.T) {
 		"/cluster/plan?action=cancel":                      200,
 		"/cluster/plan?action=leave&node=nobody":           409,
 		"/cluster/plan?action=leave&node=other&sloppy=yes": 400,
+		"/cluster/plan?action=bucket&bucket=b&n=5":         200,
+		"/cluster/plan?action=bucket&bucket=toomany&n=5":   409,
+		"/cluster/plan?action=bucket&n=5":                  400,
+		"/cluster/plan?action=bucket&bucket=a%2Fb&n=5":     400,
+		"/cluster/plan?action=bucket&bucket=b&n=16":        400,
+		"/cluster/plan?action=bucket&bucket=b&n=0":         400,
+		"/cluster/plan?action=bucket&bucket=b&weight=2":    400,
+		"/cluster/plan?action=bucket&bucket=b&node=other":  400,
+		"/cluster/plan?action=leave&node=other&n=5":        400,
 		"/cluster/transfers?x=1":                           400,
 	} {
 		w.want(status, "GET", path, "")
+	}
+	for query, want := range map[string]MemberChange{
+		"action=bucket&bucket=b&n=5":      {Action: "bucket", Bucket: "b", N: 5},
+		"action=bucket&bucket=b":          {Action: "bucket", Bucket: "b"},
+		"action=join&node=new&weight=2":   {Action: "join", Node: "new", Weight: 2},
+		"action=remove&node=x&force=true": {Action: "remove", Node: "x", Force: true},
+	} {
+		if w.want(200, "GET", "/cluster/plan?"+query, ""); w.membership.planned != want {
+			t.Errorf("%s plans %+v", query, w.membership.planned)
+		}
 	}
 	for path, status := range map[string]int{
 		"/cluster/remove/other":            202,

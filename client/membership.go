@@ -11,7 +11,7 @@ import (
 
 // Change is a change of the members of a cluster.
 type Change struct {
-	Action string  // join (plans only), leave, remove, replace, update or cancel
+	Action string  // join and bucket (plans only), leave, remove, replace, update or cancel
 	Node   string  // name or id of the node that it is about; of a forced removal, several with commas between
 	Weight int     // of update and join; 0: as it is
 	Zone   *string // of update and join; nil: as it is
@@ -19,9 +19,12 @@ type Change struct {
 	// the number of partitions that the plan of it names.
 	Force  bool
 	AtRisk int
+	// Bucket and N, of bucket: its number of replicas becomes N; 0: the cluster's. A PUT of its properties makes the change.
+	Bucket string
+	N      int
 }
 
-// Plan is what a change would do.
+// Plan is what a change would do. That of a bucket's n is about the bucket's partitions alone.
 type Plan struct {
 	Epoch      uint64      `json:"epoch"`   // that would be decided
 	Moved      int         `json:"moved"`   // replicas of partitions that would have to be copied
@@ -75,6 +78,12 @@ func (c Change) query() url.Values {
 	}
 	if c.Force {
 		q.Set("force", "true")
+	}
+	if c.Bucket != "" {
+		q.Set("bucket", c.Bucket)
+	}
+	if c.N != 0 {
+		q.Set("n", strconv.Itoa(c.N))
 	}
 	return q
 }

@@ -51,10 +51,11 @@ type cancelCmd struct {
 
 type planCmd struct {
 	nodes  `embed:""`
-	Action string  `arg:"" enum:"join,leave,remove,replace,update,cancel" help:"join, leave, remove, replace, update or cancel."`
-	Node   string  `arg:"" optional:"" help:"Name of the node that it is about."`
+	Action string  `arg:"" enum:"join,leave,remove,replace,update,cancel,bucket" help:"join, leave, remove, replace, update, cancel or bucket."`
+	Node   string  `arg:"" optional:"" name:"name" help:"Name of the node, or of the bucket, that it is about."`
 	Weight int     `placeholder:"NUMBER" help:"For join and update."`
 	Zone   *string `placeholder:"ZONE" help:"For join and update."`
+	N      int     `placeholder:"NUMBER" help:"For bucket: how many replicas its keys get; the cluster's n if it is left out."`
 }
 
 // Run makes the change.
@@ -88,13 +89,17 @@ func (c *cancelCmd) Run(ctx context.Context, s *streams) error {
 // Run prints what a change would do.
 func (c *planCmd) Run(ctx context.Context, s *streams) error {
 	if c.Node == "" && c.Action != "cancel" {
-		return fmt.Errorf("plan %s: the name of the node is missing", c.Action)
+		return fmt.Errorf("plan %s: the name of what it is about is missing", c.Action)
+	}
+	ch := client.Change{Action: c.Action, Node: c.Node, Weight: c.Weight, Zone: c.Zone, N: c.N}
+	if c.Action == "bucket" {
+		ch.Node, ch.Bucket = "", c.Node
 	}
 	cluster, err := c.connect(ctx, client.Options{Tries: 2})
 	if err != nil {
 		return err
 	}
-	_, err = showPlan(ctx, s.out, cluster, client.Change{Action: c.Action, Node: c.Node, Weight: c.Weight, Zone: c.Zone})
+	_, err = showPlan(ctx, s.out, cluster, ch)
 	return err
 }
 

@@ -48,10 +48,13 @@ func (m membership) Apply(ctx context.Context, c api.MemberChange) (uint64, erro
 }
 
 // Plan implements api.Membership.
-func (m membership) Plan(c api.MemberChange) (api.MemberPlan, error) {
+func (m membership) Plan(ctx context.Context, c api.MemberChange) (api.MemberPlan, error) {
 	now, then, err := m.n.cluster.Plan(request(c))
 	if err != nil {
 		return api.MemberPlan{}, changeError(err)
+	}
+	if c.Action == string(cluster.ActionBucket) {
+		return m.planOfBucket(ctx, now, then, c.Bucket)
 	}
 	p := api.MemberPlan{Epoch: then.Epoch(), Moved: ring.Moved(now, then), Slots: slots(then)}
 	most := 0
@@ -68,7 +71,7 @@ func (m membership) Plan(c api.MemberChange) (api.MemberPlan, error) {
 	each := m.n.bytesOfPartition(now)
 	p.Bytes = each * int64(p.Moved)
 	p.Duration = time.Duration(float64(each) * float64(most) / transferRate * float64(time.Second))
-	p.SharedZone = sharedZones(then)
+	p.SharedZone = sharedZones(then, 0, then.Partitions())
 	// What is read now is what there is to lose.
 	if held := m.n.cluster.Ring(); held != nil {
 		for q := range held.Partitions() {
@@ -105,13 +108,13 @@ func slots(r *ring.Ring) (n int) {
 	return n
 }
 
-// sharedZones counts the partitions that have two replicas in one zone, of members that name one.
-func sharedZones(r *ring.Ring) (shared int) {
+// sharedZones counts the partitions from first to before end that have two replicas in one zone, of members that name one.
+func sharedZones(r *ring.Ring, first, end int) (shared int) {
 	zone := map[ring.NodeID]string{}
 	for _, m := range r.Members() {
 		zone[m.ID] = m.Zone
 	}
-	for p := range r.Partitions() {
+	for p := first; p < end; p++ {
 		seen := map[string]bool{}
 		for _, id := range r.Primaries(p) {
 			z := zone[id]
