@@ -102,7 +102,7 @@ func (a *api) ring(w http.ResponseWriter, r *http.Request) *problem {
 	return writeJSON(w, http.StatusOK, doc)
 }
 
-// ringOfKey shows a key's partition and preference list.
+// ringOfKey shows a key's partition and preference list, and who has to have a write of it.
 func (a *api) ringOfKey(w http.ResponseWriter, r *http.Request) *problem {
 	t, p := a.targetOf(r)
 	if p != nil {
@@ -117,6 +117,10 @@ func (a *api) ringOfKey(w http.ResponseWriter, r *http.Request) *problem {
 		Role  string `json:"role"`
 		Alive bool   `json:"alive"`
 	}
+	type quorum struct {
+		Epoch     uint64   `json:"epoch"`
+		Primaries []string `json:"primaries"`
+	}
 	doc := struct {
 		Bucket string `json:"bucket"`
 		keyText
@@ -124,6 +128,7 @@ func (a *api) ringOfKey(w http.ResponseWriter, r *http.Request) *problem {
 		Epoch      uint64      `json:"epoch"`
 		N          int         `json:"n"`
 		Preference []preferred `json:"preference"`
+		Writes     []quorum    `json:"writes"` // each needs its quorum; several while members change
 	}{Bucket: t.bucket, keyText: textOfKey(t.key), Partition: t.ring.Partition(t.bucket, t.key), Epoch: t.ring.Epoch(), N: t.n}
 	primaries := t.ring.Primaries(doc.Partition)
 	for _, id := range t.ring.Walk(doc.Partition) {
@@ -133,6 +138,14 @@ func (a *api) ringOfKey(w http.ResponseWriter, r *http.Request) *problem {
 		}
 		alive := id == a.deps.Self || a.deps.Cluster.Alive(id)
 		doc.Preference = append(doc.Preference, preferred{a.nameOf(id), id.String(), role, alive})
+	}
+	epochs := a.deps.Cluster.Epochs()
+	for _, rg := range epochs.Rings() {
+		q := quorum{Epoch: rg.Epoch()}
+		for _, id := range rg.Primaries(epochs.Partition(t.bucket, t.key)) {
+			q.Primaries = append(q.Primaries, a.nameOf(id))
+		}
+		doc.Writes = append(doc.Writes, q)
 	}
 	return writeJSON(w, http.StatusOK, doc)
 }

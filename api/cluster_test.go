@@ -52,9 +52,16 @@ func TestRing(t *testing.T) {
 			Node, Role string
 			Alive      bool
 		}
+		Writes []struct {
+			Epoch     int
+			Primaries []string
+		}
 	}
 	if err := json.Unmarshal(w.want(200, "GET", "/cluster/ring/b/a%2Fb", "").Body.Bytes(), &of); err != nil {
 		t.Fatal(err)
+	}
+	if len(of.Writes) != 1 || of.Writes[0].Epoch != 1 || len(of.Writes[0].Primaries) != 3 {
+		t.Errorf("%+v", of.Writes)
 	}
 	if of.Key != "a/b" || of.Partition != w.cluster.ring.Partition("b", "a/b") || len(of.Preference) != 3 {
 		t.Fatalf("%+v", of)

@@ -14,7 +14,7 @@ const EndpointPing = "kv.ping"
 const (
 	pingTimeout  = 500 * time.Millisecond
 	pingPause    = 200 * time.Millisecond
-	pingMaxPause = 2 * time.Second
+	pingMaxPause = 500 * time.Millisecond // a ping costs little, and each pause may keep requests refused
 	slowCall     = 300 * time.Millisecond // after which the peer of a call is asked whether it lives
 )
 

@@ -91,6 +91,10 @@ func (c *Cluster) ownProgress(s epochState) progress {
 	return p
 }
 
+// Look has this node look at once how far it has come with the live epochs, such as when it may hold everything that is its
+// own. It returns at once.
+func (c *Cluster) Look() { c.inbox.kick() }
+
 // Incomplete returns nil when this node holds everything that is its own in the newest epoch, or what is missing.
 func (c *Cluster) Incomplete() error {
 	e := c.Epochs()

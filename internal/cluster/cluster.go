@@ -33,6 +33,9 @@ type Cluster struct {
 	peersRPC Caller
 	offers   chan struct{}
 	asks     chan ring.NodeID
+	hasHeard chan struct{} // this node has heard of a layout, and may ask to join
+	admits   chan struct{} // a node has asked to join
+	met      chan string   // gossip addresses of nodes that connect and yet seem dead
 	changes  chan struct{} // holds one while this node proposes a change
 	asking   chan struct{} // holds one while the proposer of a promise is asked
 	lineages atomic.Pointer[[][16]byte]
@@ -66,7 +69,8 @@ type Cluster struct {
 	heardProgress progressTable
 	heardBase     uint64 // the oldest epoch of a node that knows none newer than this one
 	joins         map[ring.NodeID]joinRequest
-	joinsSince    time.Time
+	joinsSince    time.Time // of the first of joins
+	joinsLast     time.Time // and of the latest
 	asked         joinState
 	joining       string // what became of asking to join
 	gone          string // why this node is no member any more
@@ -163,7 +167,8 @@ func New(cfg Config) (*Cluster, error) {
 		inbox:    newInbox(),
 		offers:   make(chan struct{}, 1),
 		asks:     make(chan ring.NodeID, 64),
-		changes:  make(chan struct{}, 1), asking: make(chan struct{}, 1),
+		hasHeard: make(chan struct{}, 1), admits: make(chan struct{}, 1), met: make(chan string, 16),
+		changes: make(chan struct{}, 1), asking: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		joins:   map[ring.NodeID]joinRequest{},
 	}

@@ -278,10 +278,7 @@ func (c *Cluster) offer(s epochState) {
 		c.offered = &s
 	}
 	c.mu.Unlock()
-	select {
-	case c.offers <- struct{}{}:
-	default:
-	}
+	nudge(c.offers)
 }
 
 // adopter prepares this node for epochs that it hears of, and adopts them: one at a time, since to prepare may take a

@@ -125,7 +125,28 @@ func (c *Cluster) Verify(id ring.NodeID, raw []byte) error {
 	if err := c.checkLive(id, h); err != nil {
 		return err
 	}
-	return c.remember(id, h)
+	if err := c.remember(id, h); err != nil {
+		return err
+	}
+	c.meetAgain(id)
+	return nil
+}
+
+// meetAgain has gossip look at once for a node that seems dead, and has just shaken hands: requests pass it by until then.
+func (c *Cluster) meetAgain(id ring.NodeID) {
+	c.mu.Lock()
+	addr := ""
+	if p := c.peers[id]; p != nil && p.heard && !p.alive {
+		addr = p.GossipAddr
+	}
+	c.mu.Unlock()
+	if addr == "" {
+		return
+	}
+	select {
+	case c.met <- addr:
+	default: // the round that comes anyway finds it
+	}
 }
 
 // ahead reports whether a peer goes by a forced removal that this node has not learnt. What this node knows of removals

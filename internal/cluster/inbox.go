@@ -51,9 +51,12 @@ func newBatch() batch {
 }
 
 // kick has the event loop look again.
-func (in *inbox) kick() {
+func (in *inbox) kick() { nudge(in.wake) }
+
+// nudge wakes who waits for c, or will.
+func nudge(c chan<- struct{}) {
 	select {
-	case in.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

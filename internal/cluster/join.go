@@ -12,8 +12,14 @@ import (
 	"github.com/dunlindb/dunlin/ring"
 )
 
-// joinWindow is how long a member gathers nodes that want to join, so that several make one epoch.
-const joinWindow = 2 * time.Second
+// A member gathers nodes that want to join, so that several make one epoch: until no other one has asked for joinPause, or
+// the first has waited for joinWindow.
+const (
+	joinPause  = time.Second
+	joinWindow = 3 * time.Second
+	// joinRetry is how long it takes until a node asks again, and until what could not be done is looked at again.
+	joinRetry = time.Second
+)
 
 // joinState is whether this directory may become a member's. If it may not, and is a member's all the same and holds no
 // layout, it has lost its files, and must not go on as that member.
@@ -106,10 +112,15 @@ func (c *Cluster) serveJoin(_ context.Context, from ring.NodeID, body []byte) ([
 	if len(c.joins) >= maxJoins {
 		return nil, errors.New("too many nodes want to join at once")
 	}
+	now := time.Now()
 	if len(c.joins) == 0 {
-		c.joinsSince = time.Now()
+		c.joinsSince = now
+	}
+	if _, again := c.joins[from]; !again {
+		c.joinsLast = now
 	}
 	c.joins[from] = j
+	nudge(c.admits)
 	return nil, nil
 }
 
@@ -146,26 +157,39 @@ var errNothingToDo = errors.New("nothing to change")
 // admitter makes members of those that asked, once no change is under way; who takes a dead member's place need not wait.
 func (c *Cluster) admitter(ctx context.Context) {
 	defer c.running.Done()
+	pause := joinRetry
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(joinWindow / 4):
+		case <-c.admits:
+		case <-time.After(pause):
 		}
-		c.mu.Lock()
-		joins := slices.SortedFunc(maps.Values(c.joins), func(a, b joinRequest) int { return a.member.ID.Compare(b.member.ID) })
-		early := time.Since(c.joinsSince) < joinWindow
-		if len(c.state.layouts) > 1 { // the change that is under way may wait for who is replaced
-			joins = slices.DeleteFunc(joins, func(j joinRequest) bool { return !c.replacesLocked(j) })
-		}
-		c.mu.Unlock()
-		if len(joins) == 0 || early {
+		var joins []joinRequest
+		if joins, pause = c.gathered(); len(joins) == 0 {
 			continue
 		}
 		if joins = c.admissible(joins); len(joins) > 0 {
 			c.admitAll(ctx, joins)
 		}
 	}
+}
+
+// gathered are the requests that are to be met now, none while others may follow, and how long to wait until the next look.
+func (c *Cluster) gathered() (joins []joinRequest, pause time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.joins) == 0 {
+		return nil, joinRetry
+	}
+	if more := min(time.Until(c.joinsLast.Add(joinPause)), time.Until(c.joinsSince.Add(joinWindow))); more > 0 {
+		return nil, more
+	}
+	joins = slices.SortedFunc(maps.Values(c.joins), func(a, b joinRequest) int { return a.member.ID.Compare(b.member.ID) })
+	if len(c.state.layouts) > 1 { // the change that is under way may wait for who is replaced
+		joins = slices.DeleteFunc(joins, func(j joinRequest) bool { return !c.replacesLocked(j) })
+	}
+	return joins, joinRetry
 }
 
 // replacesLocked reports whether a node asks for the place of a member. mu is held.
@@ -230,7 +254,8 @@ func (c *Cluster) joiner(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(joinWindow / 2):
+		case <-c.hasHeard:
+		case <-time.After(joinRetry):
 		}
 		l := c.mayJoin()
 		if l == nil || c.peersRPC == nil {

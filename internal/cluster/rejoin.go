@@ -32,10 +32,23 @@ func (c *Cluster) rejoin(ctx context.Context) {
 			pause /= 5
 		}
 		pause += c.jitter(pause*2/5) - pause/5
+		if !c.meet(ctx, time.After(pause)) {
+			return
+		}
+	}
+}
+
+// meet exchanges states with nodes that have connected although they seem dead, until the next round. It returns false when
+// ctx ends.
+func (c *Cluster) meet(ctx context.Context, next <-chan time.Time) bool {
+	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-time.After(pause):
+			return false
+		case <-next:
+			return true
+		case addr := <-c.met:
+			c.join(addr)
 		}
 	}
 }

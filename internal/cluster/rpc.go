@@ -110,6 +110,7 @@ func (c *Cluster) hear(s epochState) {
 	}
 	c.mu.Unlock()
 	if newer {
+		nudge(c.hasHeard)
 		c.offer(s)
 	}
 	c.inbox.kick()

@@ -117,6 +117,7 @@ func (c *Cluster) applyBody(id ring.NodeID, b *body) {
 			c.heardEpoch = true
 			if c.heardLayout == nil || l.Epoch >= c.heardLayout.Epoch {
 				c.heardLayout = &l
+				nudge(c.hasHeard)
 			}
 			_, member := l.Member(c.cfg.Self)
 			if member && (c.layout == nil || l.Epoch > c.layout.Epoch) {

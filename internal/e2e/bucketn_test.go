@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -60,7 +59,7 @@ func TestBucketNChanges(t *testing.T) {
 			expect(t, 204, "PUT", f.nodes[i%5].url(fmt.Sprintf("/kv/%s/k%d?w=2", bucket, i)), strings.Repeat(fmt.Sprint(i, " "), 50))
 		}
 	}
-	c := newReaders(seed, f.nodes)
+	c := f.newReaders(seed, f.nodes)
 	defer c.finish()
 	begin, kills := time.Now(), 0
 	for _, n := range []int{5, 2, 3} {
@@ -110,7 +109,6 @@ func TestBucketNChanges(t *testing.T) {
 	if err := fetch(t, f.nodes[2].url("/kv/"+elasticBucket+"?limit=10000&prefix=k"), &page); err != nil || len(page.Keys) != keys || !slices.IsSorted(page.Keys) {
 		t.Errorf("%d keys are listed, want %d (%v)", len(page.Keys), keys, err)
 	}
-	counts, _ := json.Marshal(c.counts)
-	t.Logf("seed %d: %s, %d kills, longest without a success %.1f s, %d violations, in %.1f s", seed, counts, kills, c.longest.Seconds(), len(c.broken), time.Since(begin).Seconds())
-	report(t, seed, append(c.broken, torture.Deaths(f.text())...))
+	t.Logf("%s; %d kills", c.story(seed, begin), kills)
+	report(t, seed, slices.Concat(c.broken, c.refusedTooLong(), torture.Deaths(f.text())))
 }

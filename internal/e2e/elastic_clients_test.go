@@ -29,18 +29,23 @@ type readers struct {
 	nodes   []*process
 	broken  []string
 	counts  map[string]int
-	longest time.Duration // without a success, of any client that could have had one
+	refused refusals
+	rounds  rounds
+	reach   *reach
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 }
 
-func newReaders(seed uint64, nodes []*process) *readers { return newReadersOf(seed, nodes, true) }
+func (f *flock) newReaders(seed uint64, nodes []*process) *readers {
+	return f.newReadersOf(seed, nodes, true)
+}
 
 // newReadersOf is newReaders, where all registers may have W=2 and R=2.
-func newReadersOf(seed uint64, nodes []*process, readOne bool) *readers {
+func (f *flock) newReadersOf(seed uint64, nodes []*process, readOne bool) *readers {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &readers{nodes: slices.Clone(nodes), counts: map[string]int{}, stop: stop}
+	c := &readers{nodes: slices.Clone(nodes), counts: map[string]int{}, reach: &f.reach, stop: stop}
+	c.countRounds(ctx, f.t)
 	for i := range elasticRegisters {
 		r := &register{crowd: c, key: fmt.Sprintf("register-%d", i), w: "quorum", r: "quorum"}
 		if i%2 == 1 && readOne {
@@ -64,26 +69,27 @@ type asker struct {
 	http *http.Client
 	rnd  *rand.Rand
 	node *process
+	need demand // of its latest request
+	told string // in answer to that
 }
 
 func (c *readers) run(ctx context.Context, seed uint64, id int, step func(*asker) bool) {
 	p := &asker{http: &http.Client{Timeout: 3 * time.Second, Transport: labTransport()}, rnd: rand.New(rand.NewPCG(seed, uint64(id)))}
 	c.wg.Go(func() {
 		defer p.http.CloseIdleConnections()
-		last := time.Now()
+		fair := c.newStretch()
+		all := fair
 		for ctx.Err() == nil {
 			if p.node == nil || !c.asks(p.node) {
 				p.node = c.any(p.rnd)
 			}
-			if step(p) {
-				last = time.Now()
-			} else {
+			turns, _ := c.reach.now()
+			ok := step(p)
+			c.judge(ctx, p, ok, turns, &fair, &all)
+			if !ok {
 				p.node = nil
 				<-time.After(10 * time.Millisecond)
 			}
-			c.mu.Lock()
-			c.longest = max(c.longest, time.Since(last))
-			c.mu.Unlock()
 		}
 	})
 }
@@ -92,6 +98,12 @@ func (c *readers) any(rnd *rand.Rand) *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.nodes[rnd.IntN(len(c.nodes))]
+}
+
+func (c *readers) all() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes
 }
 
 func (c *readers) asks(p *process) bool {
@@ -128,7 +140,13 @@ func (c *readers) note(what string, broken string) {
 	}
 }
 
-func (p *asker) do(method, path, body, token string) (answer, error) {
+func (p *asker) do(n demand, method, path, body, token string) (a answer, err error) {
+	p.need = n
+	defer func() {
+		if p.told = fmt.Sprintf("%d %.300s", a.status, a.body); err != nil {
+			p.told = err.Error()
+		}
+	}()
 	req, err := http.NewRequest(method, p.node.url(path), strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
@@ -188,13 +206,15 @@ func (r *register) path() string {
 
 func (r *register) write(p *asker) bool {
 	r.next++
-	a, err := p.do("PUT", fmt.Sprintf("%s&w=%s", r.path(), r.w), strconv.FormatInt(r.next, 10), r.token)
+	a, err := p.do(demand{r.key, true, r.w}, "PUT", fmt.Sprintf("%s&w=%s", r.path(), r.w), strconv.FormatInt(r.next, 10), r.token)
 	if err != nil || a.status != 204 {
 		r.crowd.note("refused writes", "")
 		// What became of it is not known: the context of a read replaces it, if it is there.
-		if got, err := p.do("GET", r.path()+"&r=quorum", "", ""); err == nil && found(got) {
+		told := p.told
+		if got, err := p.do(demand{}, "GET", r.path()+"&r=quorum", "", ""); err == nil && found(got) {
 			r.token = got.header.Get("Dunlin-Context")
 		}
+		p.need, p.told = demand{r.key, true, r.w}, told
 		return false
 	}
 	r.token = a.header.Get("Dunlin-Context")
@@ -205,7 +225,7 @@ func (r *register) write(p *asker) bool {
 
 func (r *register) read(p *asker) bool {
 	least := r.acked.Load()
-	a, err := p.do("GET", fmt.Sprintf("%s&r=%s", r.path(), r.r), "", "")
+	a, err := p.do(demand{r.key, false, r.r}, "GET", fmt.Sprintf("%s&r=%s", r.path(), r.r), "", "")
 	if err != nil || !found(a) && a.status != 404 {
 		r.crowd.note("refused reads", "")
 		return false
@@ -240,7 +260,7 @@ func (s *growing) path() string {
 }
 
 func (s *growing) look(p *asker) (elements map[string]bool, token string, ok bool) {
-	a, err := p.do("GET", s.path()+"&r=quorum", "", "")
+	a, err := p.do(demand{s.key, false, "quorum"}, "GET", s.path()+"&r=quorum", "", "")
 	if err != nil || !found(a) && a.status != 404 {
 		return nil, "", false
 	}
@@ -274,7 +294,7 @@ func (s *growing) add(p *asker, element string) bool {
 	for e := range elements {
 		all = append(all, e)
 	}
-	a, err := p.do("PUT", s.path()+"&w=quorum", strings.Join(all, " "), token)
+	a, err := p.do(demand{s.key, true, "quorum"}, "PUT", s.path()+"&w=quorum", strings.Join(all, " "), token)
 	if err != nil || a.status != 204 {
 		s.crowd.note("refused additions", "")
 		return false

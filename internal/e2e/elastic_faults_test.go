@@ -2,10 +2,10 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,9 +54,8 @@ func (f *flock) changing(p *process, epochs int) {
 func (f *flock) summary(seed uint64, c *readers, begin time.Time) {
 	f.t.Helper()
 	c.finish()
-	counts, _ := json.Marshal(c.counts)
-	f.t.Logf("seed %d: %s, longest without a success %.1f s, %d violations, in %.1f s", seed, counts, c.longest.Seconds(), len(c.broken), time.Since(begin).Seconds())
-	report(f.t, seed, append(c.broken, torture.Deaths(f.text())...))
+	f.t.Log(c.story(seed, begin))
+	report(f.t, seed, slices.Concat(c.broken, c.refusedTooLong(), torture.Deaths(f.text())))
 }
 
 // The network is split 2|3 while a node joins: the side without a majority decides nothing, both go on with the keys of
@@ -76,7 +75,7 @@ func TestJoinDuringASplit(t *testing.T) {
 	l.ready(founders...)
 	const keys = 1000
 	l.preload(keys, founders...)
-	c := newReaders(seed, founders)
+	c := l.newReaders(seed, founders)
 	defer c.finish()
 	l.start(joiner)
 	l.changing(founders[0], 2)
@@ -164,6 +163,7 @@ func (s *stubborn) check(t *testing.T, nodes ...*process) {
 // freeze stops a node as it is, with its clients' requests in it.
 func (f *flock) freeze(p *process) {
 	f.t.Helper()
+	f.reach.set(p, true)
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		f.t.Fatal(err)
 	}
@@ -174,6 +174,7 @@ func (f *flock) thaw(p *process) {
 	if err := p.Signal(syscall.SIGCONT); err != nil {
 		f.t.Fatal(err)
 	}
+	f.reach.set(p, false)
 }
 
 // A coordinator is frozen, with writes in it, while two epochs are decided without it. It goes on: first as a member that
@@ -191,7 +192,7 @@ func TestFrozenAcrossEpochs(t *testing.T) {
 	frozen, joiner, first := f.nodes[2], f.nodes[4], f.nodes[0]
 	step := func(what string) { t.Logf("%s after %.1f s", what, time.Since(begin).Seconds()) }
 
-	c := newReaders(seed, f.nodes[:4])
+	c := f.newReaders(seed, f.nodes[:4])
 	defer func() { c.finish() }()
 	in := newStubborn(frozen, 8, "member")
 	<-time.After(500 * time.Millisecond)
@@ -210,7 +211,7 @@ func TestFrozenAcrossEpochs(t *testing.T) {
 
 	// A removed node's own copy may answer r=1 until it hears: R=2 is what is promised here.
 	staying := []*process{f.nodes[0], f.nodes[1], f.nodes[3], f.nodes[4]}
-	c = newReadersOf(seed+1, f.nodes, false)
+	c = f.newReadersOf(seed+1, f.nodes, false)
 	in = newStubborn(frozen, 8, "removed")
 	<-time.After(500 * time.Millisecond)
 	f.freeze(frozen)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,7 +125,7 @@ func TestElastic(t *testing.T) {
 	for i := range 3000 {
 		expect(t, 204, "PUT", f.nodes[i%3].url(fmt.Sprintf("/kv/b/k%d?w=2", i)), strings.Repeat(fmt.Sprint(i, " "), 50))
 	}
-	c := newReaders(seed, f.nodes[:3])
+	c := f.newReaders(seed, f.nodes[:3])
 	defer c.finish()
 	begin, kills := time.Now(), 0
 	step := func(what string, members int, staying []*process, killed []*process) {
@@ -170,9 +171,8 @@ func TestElastic(t *testing.T) {
 			t.Fatalf("k%d: %.50q", i, got)
 		}
 	}
-	counts, _ := json.Marshal(c.counts)
-	t.Logf("seed %d: %s, %d kills, longest without a success %.1f s, %d violations, in %.1f s", seed, counts, kills, c.longest.Seconds(), len(c.broken), time.Since(begin).Seconds())
-	report(t, seed, append(c.broken, torture.Deaths(f.text())...))
+	t.Logf("%s; %d kills", c.story(seed, begin), kills)
+	report(t, seed, slices.Concat(c.broken, c.refusedTooLong(), torture.Deaths(f.text())))
 }
 
 // A disk is lost: a node of the same name with an empty directory takes the member's place and is filled.

@@ -85,6 +85,7 @@ type flock struct {
 	t     *testing.T
 	nodes []*process
 	log   *os.File
+	reach reach // what the test does to them
 }
 
 func newFlock(t *testing.T, n int) *flock {
@@ -151,6 +152,7 @@ func (f *flock) start(nodes ...*process) {
 // signal sends a signal to a process that this test started, and waits for its end.
 func (f *flock) signal(p *process, s syscall.Signal) {
 	f.t.Helper()
+	f.reach.set(p, true)
 	if err := p.Signal(s); err != nil {
 		f.t.Fatal(err)
 	}
@@ -175,6 +177,7 @@ func (f *flock) ready(nodes ...*process) {
 			}
 			return err
 		})
+		f.reach.set(p, false)
 	}
 }
 

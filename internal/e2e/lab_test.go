@@ -46,6 +46,14 @@ func newLab(t *testing.T, n int) *lab {
 // split drops everything between two sides.
 func (l *lab) split(a, b []int) {
 	l.t.Helper()
+	var sides [2][]string
+	for i, side := range [2][]int{a, b} {
+		for _, n := range side {
+			sides[i] = append(sides[i], l.nodes[n].name)
+		}
+	}
+	l.reach.split(sides[0], sides[1])
+	l.t.Logf("%s: split %v | %v", clock(), sides[0], sides[1])
 	if err := l.net.Split(a, b); err != nil {
 		l.t.Fatal(err)
 	}
@@ -57,6 +65,8 @@ func (l *lab) heal() {
 	if err := l.net.Heal(); err != nil {
 		l.t.Fatal(err)
 	}
+	l.reach.heal()
+	l.t.Logf("%s: healed", clock())
 }
 
 // labInUse is the network that requests may go to, beside the machine's own.

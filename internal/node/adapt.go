@@ -156,8 +156,8 @@ func (v view) Members() []api.Member {
 
 // Name implements api.Cluster: a node's name, or its id where the name is not known.
 func (v view) Name(id ring.NodeID) string {
-	if r := v.Ring(); r != nil {
-		if m, ok := r.Layout().Member(id); ok {
+	if e := v.Epochs(); e != nil {
+		if m, ok := e.Member(id); ok {
 			return m.Name
 		}
 	}

@@ -4,16 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"time"
 
 	"github.com/dunlindb/dunlin/internal/storage"
 	"github.com/dunlindb/dunlin/ring"
 )
-
-// roundsTimeout is how long another node may take to tell its reap rounds.
-const roundsTimeout = 2 * time.Second
 
 // prepare makes the node ready for an epoch, before any operation goes by it, and may be repeated: the store numbers
 // partitions as the epoch does; what is left of an earlier time in partitions that this node gains is dropped, since a
@@ -108,66 +103,6 @@ func (n *Node) beginDrop(ctx context.Context) error {
 }
 
 func (n *Node) endDrop() { <-n.dropping }
-
-// roundsOf asks one old owner of each partition for its reap round, or another member, since all enter each round. A
-// partition of which nobody is left has none.
-func (n *Node) roundsOf(ctx context.Context, e *ring.Epochs, ps []int) (map[int]uint64, error) {
-	rounds := make(map[int]uint64, len(ps))
-	tried := map[ring.NodeID]error{}
-	for {
-		ask := map[ring.NodeID][]int{}
-		var unheard error
-		for _, p := range ps {
-			if _, known := rounds[p]; known {
-				continue
-			}
-			id, any := n.sourceOf(e, p, tried)
-			switch {
-			case !any:
-				rounds[p] = 0
-			case id.IsZero():
-				unheard = fmt.Errorf("nobody tells the reap round of partition %d: %w", p, errors.Join(slices.Collect(maps.Values(tried))...))
-			default:
-				ask[id] = append(ask[id], p)
-			}
-		}
-		if len(ask) == 0 {
-			return rounds, unheard
-		}
-		for id, some := range ask {
-			// By their slices of the hash space, of which rounds are: the other node may not number partitions like this one yet.
-			of := map[int]bool{}
-			for _, p := range some {
-				of[p%e.Q()] = true
-			}
-			call, cancel := context.WithTimeout(ctx, roundsTimeout)
-			got, err := n.reaper.Rounds(call, id, e.Newest().Epoch(), slices.Sorted(maps.Keys(of)))
-			cancel()
-			if err != nil {
-				tried[id] = fmt.Errorf("%s: %w", id, err)
-				continue
-			}
-			for _, p := range some {
-				rounds[p] = got[p%e.Q()]
-			}
-		}
-	}
-}
-
-// sourceOf picks a member of the base that has not failed to answer, an owner if possible; any reports whether there is
-// one at all.
-func (n *Node) sourceOf(e *ring.Epochs, p int, tried map[ring.NodeID]error) (id ring.NodeID, any bool) {
-	for _, id := range e.Base().Walk(p) {
-		if id == n.self() || e.Removed(id) {
-			continue
-		}
-		any = true
-		if tried[id] == nil {
-			return id, true
-		}
-	}
-	return ring.NodeID{}, any
-}
 
 // incomplete returns nil when nothing of what is this node's in the newest epoch is still being filled and, if it leaves,
 // when nothing waits in it for others.

@@ -157,8 +157,8 @@ func TestFailedDialsBackOff(t *testing.T) {
 			wantError(t, call(), KindUnreachable, true)
 			time.Sleep(10 * time.Millisecond)
 		}
-		if n := dials.n.Load(); n < 30 || n > 50 {
-			t.Errorf("%d dials in a minute, want one every 1.5 to 2 s", n)
+		if n := dials.n.Load(); n < 115 || n > 170 {
+			t.Errorf("%d dials in a minute, want one every 0.38 to 0.5 s", n)
 		}
 		b := w.make(2, nil)
 		b.Handle("echo", echo)

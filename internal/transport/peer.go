@@ -13,7 +13,7 @@ import (
 
 const (
 	backoffFirst = 100 * time.Millisecond
-	backoffLast  = 2 * time.Second
+	backoffLast  = 500 * time.Millisecond
 )
 
 // peer is what the caller's side knows about one node: its session, the dial under way, or when to try again.
