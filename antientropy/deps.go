@@ -121,6 +121,12 @@ type View interface {
 	Alive(ring.NodeID) bool
 }
 
+// Load is what clients ask of a node.
+type Load struct {
+	Under int    // requests under way
+	Begun uint64 // requests since the start, those included
+}
+
 // Deps is the world that a Syncer works in.
 type Deps struct {
 	Self     ring.NodeID
@@ -132,7 +138,12 @@ type Deps struct {
 	// CatchUp takes a partition into a later reap round, in which a peer is; nil: never. It is called when nobody else
 	// seems to bring those that hold the partition into one round.
 	CatchUp func(ctx context.Context, p int, round uint64) error
-	Rand    *rand.Rand // jitter and order; nil: randomly seeded. The Syncer's alone from then on
+	// Load is what clients ask of this node now; nil: nothing. It is asked often, and does not block.
+	Load func() Load
+	// Progress is called when an exchange while members change has ended: Unfilled may have become shorter. It must not
+	// block; nil: nobody wants to know.
+	Progress func()
+	Rand     *rand.Rand // jitter and order; nil: randomly seeded. The Syncer's alone from then on
 }
 
 func (d *Deps) fill() error {
@@ -144,6 +155,9 @@ func (d *Deps) fill() error {
 	}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Load == nil {
+		d.Load = func() Load { return Load{} }
 	}
 	if d.Rand == nil {
 		d.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))

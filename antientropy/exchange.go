@@ -17,9 +17,8 @@ const (
 	manyLeaves = 16
 	// flushKeys is how many differing keys are gathered before objects move.
 	flushKeys = 512
-	// bulkPartitions and bulkKeys are these bounds where one side has nothing: whole partitions are brought over.
+	// bulkPartitions is chunkPartitions where one side has nothing: whole partitions are brought over.
 	bulkPartitions = 64
-	bulkKeys       = 4 * bulkFetch
 	// recountGap is the least time between two recounts of a partition that exchanges asked for.
 	recountGap = time.Minute
 )
@@ -68,9 +67,8 @@ type exchange struct {
 
 	moved    Moved
 	notReady int
-	later    int           // partitions that another exchange fills just now
-	bulk     bool          // whole partitions are under way
-	worked   time.Duration // on the objects that were moved last
+	later    int  // partitions that another exchange fills just now
+	claimed  bool // it has kept some from others
 	doubtful []int
 	parts    map[int]*part
 	wants    []want
@@ -215,8 +213,6 @@ func (x *exchange) bringWhole(ctx context.Context, chunk []int) error {
 	for _, p := range chunk {
 		spans = append(spans, span{partition: p, leaf: AllLeaves})
 	}
-	x.bulk = true
-	defer func() { x.bulk = false }()
 	if err := x.walk(ctx, spans); err != nil {
 		return err
 	}
@@ -342,7 +338,7 @@ func (x *exchange) walk(ctx context.Context, spans []span) error {
 			}
 			spans, own, same = spans[1:], nil, true
 		}
-		if n := len(x.wants) + len(x.gives); n >= bulkKeys || n >= flushKeys && !x.bulk {
+		if len(x.wants)+len(x.gives) >= flushKeys {
 			if err := x.flush(ctx); err != nil {
 				return err
 			}

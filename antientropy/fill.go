@@ -96,6 +96,7 @@ func (f *fillTracker) claim(x *exchange, ps []int) (mine []int) {
 			continue
 		default:
 			f.claims[p] = x
+			x.claimed = true
 		}
 		mine = append(mine, p)
 	}
@@ -200,6 +201,14 @@ func (s *Syncer) hastenFill(e *ring.Epochs) {
 			}
 		}
 	}
+	s.mu.Lock()
+	for id, st := range s.peers {
+		st.fills = slices.Contains(peers, id)
+	}
+	for _, id := range peers {
+		s.peerLocked(id).fills = true
+	}
+	s.mu.Unlock()
 	for _, id := range peers {
 		s.Kick(id)
 	}

@@ -4,17 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/dunlindb/dunlin/vclock"
 )
 
-// fetchKeys is how many keys one message fetches at most.
-const (
-	fetchKeys = 256
-	bulkFetch = 128 // where whole partitions are brought over: little at a time, so that clients do not wait behind it
-	mostRest  = time.Second
-)
+// fetchKeys is how many objects one message moves at most: little at a time, so that no client waits long behind them.
+const fetchKeys = 32
 
 // want is a key of which the peer holds something else than this node.
 type want struct {
@@ -65,11 +60,7 @@ func (x *exchange) flush(ctx context.Context) error {
 // second time, the peer is told this node's rounds, and catches up.
 func (x *exchange) fetch(ctx context.Context, wants []want, again bool) (stale []want, err error) {
 	for len(wants) > 0 {
-		most := fetchKeys
-		if x.bulk {
-			most = bulkFetch
-		}
-		asked := wants[:min(len(wants), most)]
+		asked := wants[:min(len(wants), fetchKeys)]
 		m := objectsRequest{epoch: x.epoch(), kind: objectsFetch, limit: x.s.opt.batchBytes()}
 		for i := range asked {
 			m.fetch = append(m.fetch, Cursor{asked[i].key.Bucket, asked[i].key.Key})
@@ -77,10 +68,6 @@ func (x *exchange) fetch(ctx context.Context, wants []want, again bool) (stale [
 				m.rounds = append(m.rounds, x.s.deps.Local.Round(asked[i].key.Partition))
 			}
 		}
-		if err := x.rest(ctx); err != nil {
-			return nil, err
-		}
-		began := time.Now()
 		b, err := x.call(ctx, EndpointObjects, m.encode())
 		if err != nil {
 			return nil, err
@@ -99,21 +86,8 @@ func (x *exchange) fetch(ctx context.Context, wants []want, again bool) (stale [
 		}
 		stale = append(stale, refused...)
 		wants = wants[n:]
-		x.worked = time.Since(began)
 	}
 	return stale, nil
-}
-
-// rest waits as long as the last objects took to move, if whole partitions are brought over: two nodes that are busy with
-// clients take longer, and are then left alone for longer.
-func (x *exchange) rest(ctx context.Context) error {
-	if !x.bulk {
-		return nil
-	}
-	if err := sleep(ctx, min(x.worked, mostRest)); err != nil {
-		return err
-	}
-	return x.s.pace.wait(ctx) // which is no work
 }
 
 // take merges what was fetched.
@@ -130,7 +104,11 @@ func (x *exchange) take(ctx context.Context, asked []want, got []found) (stale [
 		}
 	}
 	failed, first := 0, error(nil)
-	for i, err := range x.s.mergeAll(ctx, x.e, objects) {
+	errs, err := x.s.mergeAll(ctx, x.e, objects)
+	if err != nil {
+		return nil, err
+	}
+	for i, err := range errs {
 		switch {
 		case err == nil:
 			x.moved.Received++

@@ -29,6 +29,8 @@ type peerState struct {
 	due     time.Time
 	heard   time.Time // when the peer last sent a request of an exchange
 	running bool      // runs, or waits for its turn
+	fills   bool      // this node is to be filled with something from the peer
+	later   bool      // the last exchange left partitions that another peer's filled
 	kicked  bool      // while running
 	alive   bool
 	last    *PeerStatus
@@ -68,6 +70,11 @@ func (s *Syncer) Kick(peer ring.NodeID) {
 	}
 	s.hasten(st, 0)
 	s.mu.Unlock()
+	s.Look()
+}
+
+// Look has the scheduler look at once, such as when the live epochs are others. It returns at once.
+func (s *Syncer) Look() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -75,9 +82,9 @@ func (s *Syncer) Kick(peer ring.NodeID) {
 }
 
 // hasten makes an exchange due after d at the latest. Of two nodes that hear of each other at once, the one with the
-// lower id goes first, so that keys do not cross. mu is held.
+// lower id goes first, so that keys do not cross; not so where only one moves them, being filled. mu is held.
 func (s *Syncer) hasten(st *peerState, d time.Duration) {
-	if s.deps.Self.Compare(st.id) > 0 {
+	if !st.fills && s.deps.Self.Compare(st.id) > 0 {
 		d += lookEvery
 	}
 	if at := time.Now().Add(d); at.Before(st.due) {
@@ -93,12 +100,11 @@ func (s *Syncer) heard(peer ring.NodeID) {
 }
 
 func (s *Syncer) scheduleLoop() {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
 	var marksDue time.Time
 	var known *ring.Epochs
 	var peers []ring.NodeID
 	for {
+		pause := lookEvery
 		if e := s.deps.View.Epochs(); e != nil {
 			if e != known {
 				known, peers = e, s.peersOf(e)
@@ -110,13 +116,16 @@ func (s *Syncer) scheduleLoop() {
 				s.watchMarks(s.ctx, e)
 				marksDue = now.Add(marksEvery)
 			}
-			s.schedule(peers)
+			pause = min(pause, s.schedule(peers))
 		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-s.ctx.Done():
+			timer.Stop()
 			return
-		case <-tick.C:
+		case <-timer.C:
 		case <-s.wake:
+			timer.Stop()
 		}
 	}
 }
@@ -142,8 +151,9 @@ func (s *Syncer) retire(e *ring.Epochs) {
 	}
 }
 
-// schedule begins the exchanges that are due.
-func (s *Syncer) schedule(peers []ring.NodeID) {
+// schedule begins the exchanges that are due, and returns how long it is until another one is.
+func (s *Syncer) schedule(peers []ring.NodeID) (pause time.Duration) {
+	pause = lookEvery
 	for _, id := range peers {
 		alive := s.deps.View.Alive(id)
 		s.mu.Lock()
@@ -153,14 +163,18 @@ func (s *Syncer) schedule(peers []ring.NodeID) {
 		}
 		st.alive = alive
 		now := time.Now()
-		yields := now.Sub(st.heard) < yieldFor && now.Before(st.due.Add(yieldAtMost))
+		yields := !st.fills && now.Sub(st.heard) < yieldFor && now.Before(st.due.Add(yieldAtMost))
 		begin := alive && !st.running && !now.Before(st.due) && !yields
+		if alive && !st.running && now.Before(st.due) {
+			pause = min(pause, st.due.Sub(now))
+		}
 		st.running = st.running || begin
 		s.mu.Unlock()
 		if begin {
 			s.wg.Go(func() { s.runScheduled(st) })
 		}
 	}
+	return pause
 }
 
 // runScheduled runs one exchange with all that is shared with a peer.
@@ -177,6 +191,10 @@ func (s *Syncer) runScheduled(st *peerState) {
 	if err != nil && !errors.Is(err, errTurnOver) {
 		s.log.Info("an exchange ended early", "op", "exchange", "peer", st.id, "result", result, "err", err)
 	}
+	if e := s.deps.View.Epochs(); e != nil && e.Changing() && s.deps.Progress != nil {
+		s.deps.Progress()
+	}
+	defer s.Look()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -196,9 +214,21 @@ func (s *Syncer) runScheduled(st *peerState) {
 	default:
 		st.due = now.Add(s.jitter(s.opt.Interval))
 	}
-	st.running = false
+	st.running, st.later = false, err == nil && x.later > 0
+	if x.claimed {
+		s.hastenLater(st, now)
+	}
 	if st.kicked {
 		st.kicked = false
 		s.hasten(st, kickGap)
+	}
+}
+
+// hastenLater makes the exchanges due that have left partitions to the one that has ended now. mu is held.
+func (s *Syncer) hastenLater(ended *peerState, now time.Time) {
+	for _, st := range s.peers {
+		if st != ended && st.later && !st.running && now.Before(st.due) {
+			st.later, st.due = false, now
+		}
 	}
 }

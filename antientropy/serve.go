@@ -15,8 +15,8 @@ type Handler func(ctx context.Context, from ring.NodeID, body []byte) ([]byte, e
 const (
 	// keysBytes bounds the key lists of one answer.
 	keysBytes = 1 << 20
-	// mergesAtOnce is how many merges of one message run at once, so that a store that commits in groups can.
-	mergesAtOnce = 128
+	// listKeys is how many keys one answer lists at most. To list a key costs nearly as much as to read its object.
+	listKeys = 512
 	// longestWait is how long a request for objects may wait for the budget before it is refused.
 	longestWait = 3 * time.Second
 )
@@ -160,8 +160,13 @@ func (s *Syncer) serveKeys(ctx context.Context, from ring.NodeID, body []byte) (
 	if err != nil {
 		return nil, err
 	}
+	done, err := s.courtesy.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	var reply keysReply
-	entries, size := maxEntries, 0
+	entries, size := listKeys, 0
 	for _, sp := range m.spans {
 		if !s.shares(e, sp.partition, from) {
 			return nil, errNotOurs
@@ -217,6 +222,11 @@ func (s *Syncer) serveObjects(ctx context.Context, from ring.NodeID, body []byte
 }
 
 func (s *Syncer) serveFetch(ctx context.Context, e *ring.Epochs, from ring.NodeID, m objectsRequest) ([]byte, error) {
+	done, err := s.courtesy.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	var reply fetchReply
 	size := 0
 	for i, c := range m.fetch {
@@ -258,9 +268,13 @@ func (s *Syncer) servePush(ctx context.Context, e *ring.Epochs, from ring.NodeID
 			return nil, errNotOurs
 		}
 	}
+	errs, err := s.mergeAll(ctx, e, push)
+	if err != nil {
+		return nil, err
+	}
 	reply := pushReply{states: make([]byte, len(push))}
 	anyStale := false
-	for i, err := range s.mergeAll(ctx, e, push) {
+	for i, err := range errs {
 		switch {
 		case errors.Is(err, ErrStaleRound):
 			reply.states[i] = pushStale
@@ -277,22 +291,25 @@ func (s *Syncer) servePush(ctx context.Context, e *ring.Epochs, from ring.NodeID
 	return reply.encode(), nil
 }
 
-// mergeAll merges objects into the local store, many at once, and returns one error for each.
-func (s *Syncer) mergeAll(ctx context.Context, e *ring.Epochs, objects []named) []error {
+// mergeAll merges the objects of a message into the local store, all at once, so that a store that commits in groups can,
+// and returns one error for each.
+func (s *Syncer) mergeAll(ctx context.Context, e *ring.Epochs, objects []named) ([]error, error) {
+	done, err := s.courtesy.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	errs := make([]error, len(objects))
-	gate := make(chan struct{}, mergesAtOnce)
 	var wg sync.WaitGroup
 	for i := range objects {
-		gate <- struct{}{}
 		wg.Go(func() {
-			defer func() { <-gate }()
 			n := &objects[i]
 			k := Key{e.Partition(n.bucket, n.key), n.bucket, n.key}
 			errs[i] = s.deps.Local.Merge(ctx, k, n.object, MergeOptions{Round: n.round})
 		})
 	}
 	wg.Wait()
-	return errs
+	return errs, nil
 }
 
 func (s *Syncer) tooLarge(k Key, bytes int) {

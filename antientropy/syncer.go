@@ -11,16 +11,17 @@ import (
 
 // Syncer keeps this node's partitions the same as its peers'. Its methods are safe for concurrent use.
 type Syncer struct {
-	deps    Deps
-	opt     Options
-	log     *slog.Logger
-	metrics *metrics
-	pace    *pacer
-	marks   *tracker
-	fills   *fillTracker
-	heals   *healQueue
-	repairs *repairs
-	slots   chan struct{} // one for each exchange that may run at once
+	deps     Deps
+	opt      Options
+	log      *slog.Logger
+	metrics  *metrics
+	pace     *pacer
+	courtesy *courtesy
+	marks    *tracker
+	fills    *fillTracker
+	heals    *healQueue
+	repairs  *repairs
+	slots    chan struct{} // one for each exchange that may run at once
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -48,7 +49,7 @@ func New(deps Deps, opt Options) (*Syncer, error) {
 	}
 	s := &Syncer{
 		deps: deps, opt: opt, log: deps.Log.With("node", deps.Self), metrics: newMetrics(deps.Registry),
-		pace: &pacer{perSecond: opt.BytesPerSecond}, marks: newTracker(), fills: newFillTracker(), heals: newHealQueue(), repairs: newRepairs(),
+		pace: &pacer{perSecond: opt.BytesPerSecond}, courtesy: newCourtesy(deps.Load), marks: newTracker(), fills: newFillTracker(), heals: newHealQueue(), repairs: newRepairs(),
 		slots: make(chan struct{}, opt.AtOnce), wake: make(chan struct{}, 1),
 		seenMarks: make(map[int]uint64), peers: make(map[ring.NodeID]*peerState), recounted: make(map[int]time.Time),
 	}

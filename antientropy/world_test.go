@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,11 +46,13 @@ type fault struct {
 }
 
 type testNode struct {
-	w     *world
-	index int
-	id    ring.NodeID
-	store *memStore
-	s     *Syncer
+	w        *world
+	index    int
+	id       ring.NodeID
+	store    *memStore
+	load     fakeLoad
+	progress atomic.Int64 // exchanges while members changed
+	s        *Syncer
 
 	epochs *ring.Epochs // under world.mu; nil: the world's ring alone
 }
@@ -108,7 +111,8 @@ func (w *world) close() {
 // boot makes the node's Syncer, as at a start.
 func (n *testNode) boot(seed uint64, o Options) {
 	s, err := New(Deps{
-		Self: n.id, Local: n.store, Peers: n, View: n, Rand: rand.New(rand.NewPCG(1, seed)), CatchUp: n.store.catchUp,
+		Self: n.id, Local: n.store, Peers: n, View: n, Rand: rand.New(rand.NewPCG(1, seed)), CatchUp: n.store.catchUp, Load: n.load.now,
+		Progress: func() { n.progress.Add(1) },
 	}, o)
 	if err != nil {
 		n.w.t.Fatal(err)

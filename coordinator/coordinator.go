@@ -21,6 +21,7 @@ type Coordinator struct {
 	latency latencies
 	health  *health
 	full    fullPeers
+	load    load
 
 	closing context.Context // ends background work
 	stop    context.CancelFunc

@@ -14,6 +14,8 @@ import (
 // Get reads one key from R replicas and merges what they hold. What was found to be behind is repaired in the
 // background. Errors are a *QuorumError.
 func (c *Coordinator) Get(ctx context.Context, req GetRequest) (GetResult, error) {
+	c.load.begin()
+	defer c.load.end()
 	res, err := c.get(ctx, req)
 	if q, ok := errors.AsType[*QuorumError](err); !ok || q.Kind != NotReady {
 		c.metrics.done(opGet, err)

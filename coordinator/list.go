@@ -16,6 +16,8 @@ const resolvers = 16
 // is complete when each partition was listed by R of its primaries. Keys on which they disagree are read from R
 // replicas to see whether they are live. Errors are a *QuorumError.
 func (c *Coordinator) List(ctx context.Context, req ListRequest) (ListPage, error) {
+	c.load.begin()
+	defer c.load.end()
 	page, err := c.list(ctx, req)
 	c.metrics.done(opList, err)
 	return page, err

@@ -21,6 +21,8 @@ var mintErrors = []error{
 // the request allows fallbacks, does this node mint it itself, into a hint. Errors are a *QuorumError, or wrap one of
 // the errors of vclock.Minter.Mint (nothing was stored).
 func (c *Coordinator) Put(ctx context.Context, req PutRequest) (PutResult, error) {
+	c.load.begin()
+	defer c.load.end()
 	res, err := c.put(ctx, req)
 	c.metrics.done(opPut, err)
 	return res, err

@@ -15,8 +15,8 @@ type Handler func(ctx context.Context, from ring.NodeID, body []byte) ([]byte, e
 // Handlers are what this node serves to other nodes' coordinators, by endpoint.
 func (c *Coordinator) Handlers() map[string]Handler {
 	return map[string]Handler{
-		EndpointPut: c.servePut, EndpointMerge: c.serveMerge, EndpointRead: c.serveRead, EndpointList: c.serveList,
-		EndpointHint: c.serveHint, EndpointPing: servePing, EndpointExplain: c.serveExplain,
+		EndpointPut: c.counted(c.servePut), EndpointMerge: c.counted(c.serveMerge), EndpointRead: c.counted(c.serveRead),
+		EndpointList: c.counted(c.serveList), EndpointHint: c.counted(c.serveHint), EndpointPing: servePing, EndpointExplain: c.serveExplain,
 	}
 }
 

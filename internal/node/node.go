@@ -299,7 +299,12 @@ func (n *Node) joinProtocols() (err error) {
 	}
 	n.syncer, err = antientropy.New(antientropy.Deps{
 		Self: n.self(), Local: replica{n.store}, Peers: n.transport, View: n.cluster, Log: n.log, Registry: n.registry,
-		CatchUp: func(ctx context.Context, p int, round uint64) error { return n.reaper.CatchUp(ctx, p, round) },
+		CatchUp:  func(ctx context.Context, p int, round uint64) error { return n.reaper.CatchUp(ctx, p, round) },
+		Progress: n.cluster.Look,
+		Load: func() antientropy.Load {
+			under, begun := n.coordinator.Load()
+			return antientropy.Load{Under: under, Begun: begun}
+		},
 	}, antientropy.Options{BytesPerSecond: transferRate})
 	if err != nil {
 		return err
@@ -414,6 +419,7 @@ func (n *Node) heard(e cluster.Event) {
 		n.handoff.Kick(e.Node)
 		n.syncer.Kick(e.Node)
 	case cluster.EventEpoch:
+		n.syncer.Look()
 		for _, id := range n.cluster.Removed() {
 			n.transport.Disconnect(id)
 		}
