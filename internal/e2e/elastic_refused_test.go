@@ -141,7 +141,6 @@ const (
 // refusal the cluster's own. A machine that is too busy for that makes stopwatches meaningless.
 type rounds struct {
 	good, all atomic.Int64
-	wg        sync.WaitGroup
 }
 
 func (c *readers) countRounds(ctx context.Context, t *testing.T) {
