@@ -17,6 +17,9 @@ const (
 
 	// maxYields is how often a batch that finds nothing more queued lets others run first.
 	maxYields = 2
+	// A batch of at least crowd writes has the next one wait, for gather at most, until as many have come.
+	crowd  = 4
+	gather = 300 * time.Microsecond
 
 	// maxSuspects bounds the keys that a shard remembers from failed batches.
 	maxSuspects = 1 << 16
@@ -30,6 +33,7 @@ type shard struct {
 	queued atomic.Int64 // bytes
 
 	incarnation uint64
+	lately      int // writes of the last batch
 	// suspects are the keys of failed batches. What badger shows of them may not be durable, so they are written
 	// again before anything about them is acknowledged.
 	suspects    map[string]struct{}
@@ -62,7 +66,7 @@ func (sh *shard) run() {
 func (sh *shard) batch(first *op) (stop *barrier) {
 	b := newBatch(sh)
 	b.take(first)
-	yields := 0
+	yields, waited := 0, false
 drain:
 	for !b.full() {
 		select {
@@ -75,15 +79,21 @@ drain:
 			}
 			b.take(o)
 		default:
-			// Callers that are about to run add their writes to this batch: where there are many, it halves what each
-			// pays of the commit; where there is none, it costs nothing.
-			if yields == maxYields {
+			// Callers that are about to run add their writes to this batch, and where there were many the last time, as
+			// many are on their way: each then pays less of the commit. A lone writer waits for nobody.
+			switch {
+			case yields < maxYields:
+				yields++
+				runtime.Gosched()
+			case !waited && sh.lately >= crowd && len(b.ops) < sh.lately:
+				waited = true
+				time.Sleep(gather)
+			default:
 				break drain
 			}
-			yields++
-			runtime.Gosched()
 		}
 	}
+	sh.lately = len(b.ops)
 	err := b.commit()
 	if sh.buf = sh.buf[:0]; cap(sh.buf) > 4*batchBytes {
 		sh.buf = nil
