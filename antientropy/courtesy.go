@@ -6,9 +6,10 @@ import (
 )
 
 const (
-	// patience is how long a piece of work waits for a moment without requests, in times that the last one took, after
-	// having rested as long as that took.
-	patience = 4
+	// A piece of work that gives way to clients rests for restFor times as long as the last one took, and waits for a moment
+	// without requests until it has waited for patience times as long, in all.
+	restFor  = 3
+	patience = 6
 	// longestPiece bounds what a piece counts for: one that took longer was itself held up.
 	longestPiece = time.Second
 	// gapPoll is how often such a moment is looked for.
@@ -17,8 +18,8 @@ const (
 
 // courtesy lets what clients ask of this node go before what exchanges do here: reading objects and listing keys for a
 // peer, and merging what peers hold. That comes in small pieces, one at a time. While no client asks for anything they
-// follow each other at once. If one has since the last piece, the next one waits for as long as that took, and then for a
-// moment in which no request is under way, but no longer than patience has it: a node that is never idle is repaired, too.
+// follow each other at once. If one has since the last piece, the next one rests, and then waits for a moment in which no
+// request is under way, but no longer than patience has it: a node that is never idle is repaired, too.
 type courtesy struct {
 	load func() Load
 	busy chan struct{} // held by the piece that is being done; what follows is its
@@ -64,11 +65,11 @@ func (c *courtesy) pause(l Load, now time.Time) time.Duration {
 	if l.Begun == c.begun && l.Under == 0 {
 		return 0
 	}
-	if rest := c.ended.Add(c.took).Sub(now); rest > 0 {
+	if rest := c.ended.Add(restFor * c.took).Sub(now); rest > 0 {
 		return rest
 	}
 	if l.Under == 0 {
 		return 0
 	}
-	return min(gapPoll, c.ended.Add((1+patience)*c.took).Sub(now))
+	return min(gapPoll, c.ended.Add(patience*c.took).Sub(now))
 }

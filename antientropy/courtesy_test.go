@@ -45,21 +45,21 @@ func TestNobodyWaitsForAbsentClients(t *testing.T) {
 	})
 }
 
-// A request that came during a piece, or since, is given as much time as that took; the one after it waits for nobody.
+// A request that came during a piece, or since, is given more time than that took; the one after it waits for nobody.
 func TestAPieceRestsAfterARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l fakeLoad
 		c := newCourtesy(l.now)
 		piece(t, c, 10*time.Millisecond)
 		l.begun.Add(1)
-		if waited := piece(t, c, 20*time.Millisecond); waited != 10*time.Millisecond {
+		if waited := piece(t, c, 20*time.Millisecond); waited != restFor*10*time.Millisecond {
 			t.Errorf("waited %v after a piece of 10 ms", waited)
 		}
 		if waited := piece(t, c, time.Minute); waited != 0 {
 			t.Errorf("waited %v although nobody had come since", waited)
 		}
 		l.begun.Add(1)
-		if waited := piece(t, c, time.Millisecond); waited != longestPiece {
+		if waited := piece(t, c, time.Millisecond); waited != restFor*longestPiece {
 			t.Errorf("waited %v after a piece that was held up", waited)
 		}
 	})
@@ -74,15 +74,15 @@ func TestAPieceWaitsForAGap(t *testing.T) {
 		l.begun.Add(1)
 		l.under.Store(1)
 		go func() {
-			time.Sleep(23 * time.Millisecond)
+			time.Sleep(43 * time.Millisecond)
 			l.under.Store(0)
 		}()
-		if waited := piece(t, c, 10*time.Millisecond); waited < 23*time.Millisecond || waited > 24*time.Millisecond {
-			t.Errorf("waited %v for a gap after 23 ms", waited)
+		if waited := piece(t, c, 10*time.Millisecond); waited < 43*time.Millisecond || waited > 44*time.Millisecond {
+			t.Errorf("waited %v for a gap after 43 ms", waited)
 		}
 		l.begun.Add(1)
 		l.under.Store(1)
-		if waited := piece(t, c, 10*time.Millisecond); waited != (1+patience)*10*time.Millisecond {
+		if waited := piece(t, c, 10*time.Millisecond); waited != patience*10*time.Millisecond {
 			t.Errorf("waited %v beside clients that never rest", waited)
 		}
 	})
@@ -100,7 +100,7 @@ func TestATurnIsGivenUp(t *testing.T) {
 		if _, err := c.turn(ctx); err == nil {
 			t.Fatal("a turn after its context had ended")
 		}
-		if waited := piece(t, c, time.Millisecond); waited != 400*time.Millisecond {
+		if waited := piece(t, c, time.Millisecond); waited != restFor*500*time.Millisecond-100*time.Millisecond {
 			t.Errorf("the next one waited %v", waited)
 		}
 	})
@@ -118,8 +118,8 @@ func TestFillingGivesWayToClients(t *testing.T) {
 			times float64       // as long as without clients
 		}{
 			"no clients":                {times: 1},
-			"requests, and gaps":        {often: time.Millisecond, times: 2},
-			"a request that never ends": {under: 1, often: time.Millisecond, times: 2 + patience},
+			"requests, and gaps":        {often: time.Millisecond, times: 1 + restFor},
+			"a request that never ends": {under: 1, often: time.Millisecond, times: 1 + patience},
 		} {
 			c := newChange(t, 3000, Options{})
 			c.adopt(c.joiner, c.moved)
