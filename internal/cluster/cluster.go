@@ -104,6 +104,9 @@ type peer struct {
 	alive bool
 	meta  meta
 	since time.Time // of alive
+	// seen is the layout that its state last showed, and ours whether that is of this node's lineage.
+	seen digest
+	ours bool
 }
 
 // EventKind says what happened.

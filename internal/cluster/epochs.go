@@ -401,10 +401,10 @@ func (c *Cluster) Hear(ctx context.Context, from ring.NodeID, epoch uint64) erro
 }
 
 // follows reports whether a node may go from now to s: both of one lineage, unless this node has promised to go by
-// another, or s of a forced removal that counts it in.
+// another, or s of a forced removal that counts it in, or lets it leave.
 func (c *Cluster) follows(now, s epochState) (bool, error) {
 	p := c.promised()
-	_, member := s.newest().Member(c.cfg.Self)
+	counted := s.member(c.cfg.Self) && !s.newest().IsRemoved(c.cfg.Self)
 	switch s.newest().Kinship(*now.newest()) {
 	case ring.Same:
 		if p.outstanding(*now.newest()) {
@@ -417,7 +417,7 @@ func (c *Cluster) follows(now, s epochState) (bool, error) {
 				return false, nil
 			}
 		}
-		return member, nil
+		return counted, nil
 	}
 	return false, nil
 }

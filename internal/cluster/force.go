@@ -394,7 +394,7 @@ func lineageText(ids [][16]byte) string {
 }
 
 // meetLineage compares a peer's layout with this node's, and reports whether they are of one lineage. mu is held.
-func (c *Cluster) meetLineage(l ring.Layout, name string) bool {
+func (c *Cluster) meetLineage(l ring.Layout, id ring.NodeID, name string) bool {
 	if c.layout == nil || l.ClusterID != c.layout.ClusterID {
 		return true
 	}
@@ -403,12 +403,17 @@ func (c *Cluster) meetLineage(l ring.Layout, name string) bool {
 	case ring.Same:
 		return true
 	case ring.Descendant:
-		if !member {
+		_, stays := c.layout.Member(c.cfg.Self)
+		switch {
+		case member: // it has promised, and learns it now
+			return true
+		case stays || l.IsRemoved(c.cfg.Self):
 			c.leaveBehind(l)
+			return false
 		}
-		return member // it has promised, and learns it now
+		return true // it leaves, before and after
 	case ring.Ancestor:
-		if peer, known := find(l, name); !known || !c.layoutHas(peer.ID) {
+		if !c.state.member(id) || c.layout.IsRemoved(id) {
 			c.tellBehind(name)
 		}
 		return false // or it learns the lineage from here

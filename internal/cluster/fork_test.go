@@ -89,3 +89,49 @@ func (c *chaos) check() {
 		}
 	}
 }
+
+// Of a side that was given up, somebody is left of whom those who went on have never heard, by a layout with the number of
+// theirs. It is kept out, and that there are two layouts of that number is no fork.
+func TestAStrangerOfALostSideIsNoFork(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		_, nodes := w.members(5)
+		left, rest := nodes[:2], nodes[2:]
+		w.apart(left, rest)
+		w.awaitDown(rest, left...)
+		g := w.start(w.config("g", "a@10.0.0.1:7000,c@10.0.0.3:7000"), addrOf(7))
+		w.apart(left, []*Cluster{g})
+		w.await(2*time.Minute, "g is a member", func() bool { e := g.Epochs(); return e != nil && e.Newest().Epoch() == 2 })
+		w.lose(left, rest...)
+		apply(t, nodes[0], forced("c,d,e"))
+		w.awaitEpoch(2*time.Minute, 2, left...)
+		w.awaitReady(time.Minute, left...)
+		w.together()
+		for range 120 {
+			time.Sleep(time.Second)
+			for _, n := range left {
+				if err := n.Ready(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		w.awaitText(time.Minute, g, "empty directory")
+	})
+}
+
+// A member that leaves when a majority is lost is none of those that are left, and yet no stranger: it goes along with the
+// forced removal, hands over, and has left.
+func TestWhoLeavesGoesAlongWithAForcedRemoval(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		_, nodes := w.members(5)
+		a, b := nodes[0], nodes[1]
+		apply(t, b, Request{Action: ActionLeave, Node: "a"})
+		for _, n := range nodes[2:] {
+			w.kill(n)
+		}
+		w.awaitDown([]*Cluster{a, b}, nodes[2:]...)
+		w.await(time.Minute, "a has heard that it leaves", func() bool { return a.Epochs() != nil && a.Epochs().Newest().Epoch() == 2 })
+		apply(t, b, forced("c,d,e"))
+		w.await(2*time.Minute, "b is alone", func() bool { return !b.Epochs().Changing() && b.Epochs().Base().Epoch() == 3 })
+		w.awaitText(time.Minute, a, "this node has left the cluster (epoch 3)")
+	})
+}

@@ -106,12 +106,16 @@ func (c *Cluster) decide() decision {
 	}
 }
 
-// checkFork compares the layouts of live peers with this node's. It should never find anything.
+// checkFork compares the layouts of live peers with this node's. It should never find anything. Epochs of another lineage
+// may have the same numbers, so what a peer's state has not shown yet says nothing; a layout too large for that is believed.
 func (c *Cluster) checkFork() {
 	fork := ""
 	for _, id := range slices.SortedFunc(maps.Keys(c.peers), ring.NodeID.Compare) {
 		p := c.peers[id]
-		if p.alive && p.meta.Epoch == c.layout.Epoch && p.meta.Layout != c.layoutHash && c.apart == "" {
+		if !p.alive || p.meta.Epoch != c.layout.Epoch || p.meta.Layout == c.layoutHash {
+			continue
+		}
+		if p.seen == p.meta.Layout && p.ours || p.seen != p.meta.Layout && len(c.layout.Encode()) > maxLayoutLen {
 			fork = fmt.Sprintf("node %s holds another layout of epoch %d (%s there, %s here): the cluster has forked; stop the nodes of one side and bring them back with empty directories", p.Name, p.meta.Epoch, p.meta.Layout, c.layoutHash)
 			break
 		}

@@ -164,8 +164,8 @@ func (c *Cluster) verifyLineage(id ring.NodeID, h *hello) error {
 	}
 	switch ring.KinshipOf(h.Lineages, *own) {
 	case ring.Ancestor:
-		s := c.live()
-		if _, member := s.newest().Member(id); !member {
+		// A member of an older epoch leaves: what it holds has still to be had from it.
+		if s := c.live(); !s.member(id) || c.isRemoved(id) {
 			return fmt.Errorf("%w: node %s, when a majority was given up by force (epoch %d, lineage %s); what its disk holds is never merged back; bring it back with an empty directory as a new node", ErrRemoved, id, s.newest().Epoch, lineageText(*own))
 		}
 	case ring.Apart:

@@ -103,8 +103,14 @@ func (c *Cluster) applyBody(id ring.NodeID, b *body) {
 	var l ring.Layout
 	var err error
 	if len(b.Layout) > 0 {
-		if l, err = ring.DecodeLayout(b.Layout); err == nil && !c.meetLineage(l, b.Name) {
-			return
+		if l, err = ring.DecodeLayout(b.Layout); err == nil {
+			ours := c.meetLineage(l, id, b.Name)
+			if p := c.peers[id]; p != nil {
+				p.seen, p.ours = l.Hash(), ours
+			}
+			if !ours {
+				return
+			}
 		}
 	}
 	if c.peers[id] == nil {
