@@ -165,6 +165,10 @@ func (a *api) bucketFailure(err error) *problem {
 		return badParameter(invalid.Property, err.Error())
 	case errors.Is(err, buckets.ErrTooMany):
 		return newProblem(http.StatusConflict, "too-many-buckets", err.Error())
+	case errors.Is(err, coordinator.ErrFull):
+		p := newProblem(http.StatusInsufficientStorage, "disk-full", err.Error())
+		p.Outcome = coordinator.Indeterminate // n may have been changed
+		return p
 	}
 	a.log.Error("bucket properties not stored", "err", err)
 	p := newProblem(http.StatusInternalServerError, "internal", err.Error())

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -72,6 +73,10 @@ func TestBucketPropertiesRefused(t *testing.T) {
 	w.store.err = errBroken
 	if p := problemOf(t, w.want(500, "PUT", "/buckets/b", `{"r":1}`)); p.Outcome != "indeterminate" {
 		t.Errorf("%+v", p)
+	}
+	w.store.err = fmt.Errorf("store it: %w", coordinator.ErrFull)
+	if p := problemOf(t, w.want(507, "PUT", "/buckets/b", `{"r":1}`)); p.Outcome != "indeterminate" || !strings.HasSuffix(p.Type, ":disk-full") {
+		t.Errorf("full: %+v", p)
 	}
 	a := &api{}
 	if p := a.bucketFailure(buckets.ErrTooMany); p.Status != 409 {

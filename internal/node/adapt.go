@@ -88,6 +88,11 @@ func (l local) List(ctx context.Context, q coordinator.ListQuery) ([]coordinator
 // meta is the store as the bucket registry sees it.
 type meta struct{ *storage.Store }
 
+// PutMeta implements buckets.Store. That the disk is full is said in the coordinator's words.
+func (m meta) PutMeta(name string, value []byte) error {
+	return storeError(m.Store.PutMeta(name, value))
+}
+
 // ListMeta implements buckets.Store.
 func (m meta) ListMeta(prefix string) (map[string][]byte, error) {
 	all, err := m.Store.ListMeta(prefix)
