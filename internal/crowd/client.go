@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/dunlindb/dunlin/internal/referee"
@@ -126,8 +127,8 @@ func (c *client) step() {
 	}
 }
 
-// query draws the parameters of a request.
-func (c *client) query(p place, letter string) string {
+// query draws the parameters of a request. least is how many replicas they ask for, at least.
+func (c *client) query(p place, letter string) (q string, least int) {
 	n := c.opt.N/2 + 1
 	switch {
 	case p.strict && letter == "r":
@@ -140,21 +141,37 @@ func (c *client) query(p place, letter string) string {
 	if letter == "w" {
 		n = max(n, c.opt.LeastW)
 	}
-	q := fmt.Sprintf("?%s=%d&timeout=%s", letter, n, c.opt.Timeout)
+	q = fmt.Sprintf("?%s=%s&timeout=%s", letter, c.quorum(p, n), c.opt.Timeout)
 	if p.strict {
 		q += "&sloppy=false"
 	}
 	if p.strict && letter == "w" { // a delete without a context, and a retry, read first
-		q += fmt.Sprintf("&r=%d", c.opt.StrictR)
+		q += "&r=" + c.quorum(p, c.opt.StrictR)
 	}
-	return q
+	if p.strict && c.opt.Words {
+		n = min(n, max(2, c.opt.LeastW))
+	}
+	return q, n
+}
+
+func (c *client) quorum(p place, n int) string {
+	switch {
+	case !p.strict || !c.opt.Words:
+		return strconv.Itoa(n)
+	case n == 1:
+		return "one"
+	case n == c.opt.N:
+		return "all"
+	}
+	return "quorum"
 }
 
 func (c *client) get(p place) (seen, bool) {
 	o := &referee.Operation{
 		Kind: referee.Get, Client: c.id, Bucket: p.bucket, Key: p.key, Strict: p.strict, Start: c.Since(), Outcome: referee.Unknown,
 	}
-	a, err := c.send(request{method: "GET", path: p.path() + c.query(p, "r")}, o)
+	query, _ := c.query(p, "r")
+	a, err := c.send(request{method: "GET", path: p.path() + query}, o)
 	o.End = c.Since()
 	if err == nil && (a.status == 200 || a.status == 300 || a.status == 404) {
 		o.Outcome, o.Answer = referee.Acked, a.header.Get("Dunlin-Context")
@@ -177,8 +194,9 @@ func (c *client) put(p place, s seen, idempotent bool) {
 	if idempotent {
 		name += "i"
 	}
-	o := &referee.Operation{Kind: referee.Put, Value: name, Sure: s.sure, Maybe: s.maybe}
-	q := request{method: "PUT", path: p.path() + c.query(p, "w"), body: referee.Value(name, c.opt.ValueSize), token: s.token}
+	query, w := c.query(p, "w")
+	o := &referee.Operation{Kind: referee.Put, Value: name, W: w, Sure: s.sure, Maybe: s.maybe}
+	q := request{method: "PUT", path: p.path() + query, body: referee.Value(name, c.opt.ValueSize), token: s.token}
 	if idempotent {
 		q.idempotency = name
 	}
@@ -197,8 +215,9 @@ func (c *client) put(p place, s seen, idempotent bool) {
 }
 
 func (c *client) delete(p place, s seen) {
-	o := &referee.Operation{Kind: referee.Delete, Sure: s.sure, Maybe: s.maybe, Blind: s.token == ""}
-	c.write(p, o, request{method: "DELETE", path: p.path() + c.query(p, "w"), token: s.token})
+	query, w := c.query(p, "w")
+	o := &referee.Operation{Kind: referee.Delete, W: w, Sure: s.sure, Maybe: s.maybe, Blind: s.token == ""}
+	c.write(p, o, request{method: "DELETE", path: p.path() + query, token: s.token})
 }
 
 // write does a write, with retries where they are safe, and returns the context that the answer gave.

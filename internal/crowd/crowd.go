@@ -40,6 +40,9 @@ type Options struct {
 	N       int           // replicas of a key
 	// StrictR and StrictW are the quorums of strict requests, together more than N.
 	StrictR, StrictW int
+	// Words: strict requests name their quorums in words, which mean another number when a bucket gets another number of
+	// replicas, of which it has at least two.
+	Words bool
 	// Least: requests that are not strict ask for one replica half of the time.
 	Least bool
 	// LeastW is the fewest replicas that a write asks for.

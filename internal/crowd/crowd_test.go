@@ -67,6 +67,37 @@ func TestListingOfPages(t *testing.T) {
 	}
 }
 
+// A key of which some hold a tombstone still is looked at again; one of which some hold a value is not.
+func TestAKeyThatIsBeingReapedIsLookedAtAgain(t *testing.T) {
+	for deleted, want := range map[bool]int{true: 2, false: 1} {
+		asked := 0
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			type copied struct {
+				Found, Deleted bool
+				Digest         string
+			}
+			type replica struct {
+				Role string
+				Copy copied
+			}
+			rs := []replica{{"primary", copied{}}, {"primary", copied{}}}
+			if asked++; asked == 1 {
+				rs[1].Copy = copied{true, deleted, "d"}
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"Agree": asked > 1, "Replicas": rs})
+		}))
+		c := &Crowd{}
+		err := c.patiently(func() error {
+			_, err := Inspect(s.Client(), s.URL, "b", "k")
+			return err
+		})
+		if asked != want || (err == nil) != deleted {
+			t.Errorf("deleted %v: asked %d times, %v", deleted, asked, err)
+		}
+		s.Close()
+	}
+}
+
 // Where nobody knows what is left, nothing is said to be lost; what was seen to be broken is.
 func TestAbandonedRunsAreJudgedByWhatWasSeen(t *testing.T) {
 	h := &referee.History{Options: referee.Options{N: 3}}

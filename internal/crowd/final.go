@@ -62,6 +62,9 @@ func (c *Crowd) Conclude(client *http.Client) {
 // errUnheard is wrapped by errors that say only that somebody does not answer now.
 var errUnheard = errors.New("not all could be asked")
 
+// errReaping is wrapped by errors that say only that some hold a tombstone still, and others nothing any more.
+var errReaping = errors.New("a tombstone is being reaped")
+
 // Where packets are lost, a node may be taken for dead at any moment, and a read of all replicas is refused then.
 const (
 	askAgainFor   = time.Minute
@@ -69,12 +72,12 @@ const (
 	askAgainInAll = 3 * time.Minute
 )
 
-// patiently repeats what was refused because somebody did not answer, and nothing else.
+// patiently repeats what failed because somebody did not answer, or something was being reaped, and nothing else.
 func (c *Crowd) patiently(ask func() error) error {
 	begin := time.Now()
 	for {
 		err := ask()
-		if !errors.Is(err, errUnheard) {
+		if !errors.Is(err, errUnheard) && !errors.Is(err, errReaping) {
 			return err
 		}
 		if waited := time.Since(begin); waited > askAgainFor || c.waited+waited > askAgainInAll {
@@ -142,6 +145,8 @@ func Inspect(client *http.Client, base, bucket, key string) (k referee.FinalKey,
 	switch {
 	case unheard != "":
 		err = fmt.Errorf("%w: %s", errUnheard, unheard)
+	case !doc.Agree && !slices.ContainsFunc(k.Replicas, func(r referee.Replica) bool { return r.Primary && (r.Damaged || r.Digest != "" && !r.Dead) }):
+		err = fmt.Errorf("%w: %+v", errReaping, k.Replicas)
 	case !doc.Agree:
 		err = fmt.Errorf("the replicas differ: %+v", k.Replicas)
 	}

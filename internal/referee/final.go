@@ -10,6 +10,8 @@ import (
 type Final struct {
 	Keys  map[string]FinalKey `json:"keys"` // by KeyName
 	Nodes []Node              `json:"nodes,omitempty"`
+	// Numbered are the partitions of buckets that have a number of replicas of their own, and that number.
+	Numbered map[string]int `json:"numbered,omitempty"`
 }
 
 // FinalKey is one key as a read of all replicas shows it, and as each member holds it.
@@ -37,10 +39,10 @@ type Node struct {
 }
 
 // Settled says why the nodes are not at rest yet: hints wait, or the n replicas of a partition differ. nil: they are.
-func Settled(nodes []Node, n int) error {
+func Settled(f Final, n int) error {
 	owners := map[string]int{}
 	digests := map[string]map[string][]string{} // by partition, then by digest: names
-	for _, x := range nodes {
+	for _, x := range f.Nodes {
 		if x.Hints > 0 {
 			return fmt.Errorf("%s: %d hints wait", x.Name, x.Hints)
 		}
@@ -54,7 +56,11 @@ func Settled(nodes []Node, n int) error {
 	}
 	differ, example := 0, ""
 	for _, partition := range slices.Sorted(maps.Keys(digests)) {
-		if d := digests[partition]; len(d) != 1 || owners[partition] != n {
+		want := n
+		if own := f.Numbered[partition]; own > 0 {
+			want = own
+		}
+		if d := digests[partition]; len(d) != 1 || owners[partition] != want {
 			differ++
 			example = fmt.Sprintf("partition %s: %v", partition, d)
 		}

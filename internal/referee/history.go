@@ -16,8 +16,8 @@ type Options struct {
 	// Lossy: acknowledged writes may be lost, as with durability "os" and power cuts: only what holds even then is
 	// checked.
 	Lossy bool `json:"lossy,omitempty"`
-	// Wiped: the disks of some nodes were lost for good, of fewer than acknowledged each write, or copies went to others and
-	// were dropped. What was not acknowledged may be gone with them, although somebody had read it.
+	// Wiped: members came and went. What was not acknowledged may be gone with a copy that moved or was lost, although
+	// somebody had read it: see [History.Quiet].
 	Wiped bool `json:"wiped,omitempty"`
 	// Reaped: the run waited for tombstones to be reaped.
 	Reaped bool `json:"reaped,omitempty"`
@@ -29,6 +29,28 @@ type Note struct {
 	Text string        `json:"text"`
 }
 
+// Loss is of the disks of some nodes, at once.
+type Loss struct {
+	At    time.Duration `json:"at"`
+	Nodes int           `json:"nodes"`
+	// Owners is of how many of the lost a key was one's own, by KeyName. A key that is not named: of all.
+	Owners map[string]int `json:"owners,omitempty"`
+}
+
+// of is how many of those that had to hold a write of a key were lost. A sloppy one may be with others than the owners.
+func (l Loss) of(o *Operation) int {
+	if n, ok := l.Owners[o.name()]; ok && o.Strict {
+		return n
+	}
+	return l.Nodes
+}
+
+// Span is a time, both ends included.
+type Span struct {
+	From time.Duration `json:"from"`
+	To   time.Duration `json:"to"`
+}
+
 // History is everything that a run shows to the outside. Record, Note and Breach are safe for concurrent use; the
 // fields are for one goroutine, when the clients have stopped.
 type History struct {
@@ -37,7 +59,12 @@ type History struct {
 	Operations []*Operation
 	Notes      []Note
 	Breaches   []Violation
-	Final      Final
+	// Losses are disks that were lost for good. Of what was acknowledged, only what nobody else need have had may be gone.
+	Losses []Loss
+	// Quiet are times in which one layout was in force. What was read in one of them is with members who hand it on, so that
+	// it does not vanish when others take their place, unless their disks are lost.
+	Quiet []Span
+	Final Final
 
 	mu sync.Mutex
 }
@@ -54,6 +81,23 @@ func (h *History) Note(at time.Duration, format string, args ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.Notes = append(h.Notes, Note{at, fmt.Sprintf(format, args...)})
+}
+
+// Lose adds a loss.
+func (h *History) Lose(l Loss) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.Losses = append(h.Losses, l)
+}
+
+// WasQuiet adds a time in which one layout was in force, or the end of the last one, which has gone on.
+func (h *History) WasQuiet(s Span) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.Quiet); n > 0 && h.Quiet[n-1].From == s.From {
+		h.Quiet = h.Quiet[:n-1]
+	}
+	h.Quiet = append(h.Quiet, s)
 }
 
 // Breach adds a promise that was seen to be broken at once.
@@ -74,6 +118,8 @@ type line struct {
 	Operation *Operation `json:"operation,omitempty"`
 	Note      *Note      `json:"note,omitempty"`
 	Breach    *Violation `json:"breach,omitempty"`
+	Loss      *Loss      `json:"loss,omitempty"`
+	Quiet     *Span      `json:"quiet,omitempty"`
 	Final     *Final     `json:"final,omitempty"` // the last line
 }
 
@@ -92,6 +138,12 @@ func (h *History) Write(w io.Writer) error {
 	}
 	for i := range h.Breaches {
 		lines = append(lines, line{Breach: &h.Breaches[i]})
+	}
+	for i := range h.Losses {
+		lines = append(lines, line{Loss: &h.Losses[i]})
+	}
+	for i := range h.Quiet {
+		lines = append(lines, line{Quiet: &h.Quiet[i]})
 	}
 	for _, l := range append(lines, line{Final: &h.Final}) {
 		if err := e.Encode(l); err != nil {
@@ -122,6 +174,10 @@ func Read(r io.Reader) (*History, error) {
 			h.Notes = append(h.Notes, *l.Note)
 		case l.Breach != nil:
 			h.Breaches = append(h.Breaches, *l.Breach)
+		case l.Loss != nil:
+			h.Losses = append(h.Losses, *l.Loss)
+		case l.Quiet != nil:
+			h.Quiet = append(h.Quiet, *l.Quiet)
 		case l.Final != nil:
 			h.Final = *l.Final
 			return h, nil

@@ -54,6 +54,8 @@ type keyHistory struct {
 	reads  []*Operation
 	final  []string
 	open   bool // final is not known
+	losses []Loss
+	quiet  []Span
 }
 
 // Judge returns what is wrong, sorted. The history is not changed.
@@ -67,6 +69,7 @@ func (h *History) Judge() []Violation {
 			k = &keyHistory{
 				name: name, lww: slices.Contains(h.Options.LWW, bucket),
 				puts: map[string]*Operation{}, kills: map[string][]*Operation{}, final: h.Final.Keys[name].Values, open: h.Final.Keys[name].Unknown,
+				losses: h.Losses, quiet: h.Quiet,
 			}
 			keys[name] = k
 		}
@@ -84,7 +87,7 @@ func (h *History) Judge() []Violation {
 		out = append(out, k.judge(h.Options)...)
 	}
 	if len(h.Final.Nodes) > 0 {
-		if err := Settled(h.Final.Nodes, h.Options.N); err != nil {
+		if err := Settled(h.Final, h.Options.N); err != nil {
 			out = append(out, Violation{Diverged, "", err.Error()})
 		}
 	}
@@ -211,7 +214,9 @@ func (k *keyHistory) kept(opt Options) (out []Violation) {
 	read := map[string]*Operation{}
 	for _, r := range k.reads {
 		for _, v := range r.Got {
-			read[v] = r
+			if !opt.Wiped || k.handedOn(k.puts[v], r) {
+				read[v] = r
+			}
 		}
 	}
 	for _, v := range slices.Sorted(maps.Keys(k.puts)) {
@@ -220,13 +225,30 @@ func (k *keyHistory) kept(opt Options) (out []Violation) {
 			continue
 		}
 		switch r := read[v]; {
-		case p.Outcome == Acked:
+		case p.Outcome == Acked && !k.mayBeLost(p, nil):
 			out = append(out, k.bad(Lost, "lost: %v; left: %q", p, k.final))
-		case r != nil && p.Outcome == Unknown && !opt.Wiped:
+		case r != nil && p.Outcome == Unknown:
 			out = append(out, k.bad(Vanished, "vanished: %v, read by %v; left: %q", p, r, k.final))
 		}
 	}
 	return out
+}
+
+// handedOn reports whether what a read shows of a put goes to whoever owns the key later: see [History.Quiet].
+func (k *keyHistory) handedOn(p, r *Operation) bool {
+	return p != nil && slices.ContainsFunc(k.quiet, func(s Span) bool { return s.From <= r.Start && r.End <= s.To }) &&
+		!slices.ContainsFunc(k.losses, func(l Loss) bool { return l.At >= p.Start })
+}
+
+// mayBeLost reports whether all who had acknowledged a write may have lost it before an operation ended: nil is the end.
+func (k *keyHistory) mayBeLost(w, before *Operation) bool {
+	lost := 0
+	for _, l := range k.losses {
+		if l.At >= w.Start && (before == nil || l.At <= before.End) {
+			lost += l.of(w)
+		}
+	}
+	return lost > 0 && w.W <= lost
 }
 
 // winner checks an lww bucket: a later stamp may rightly have won over any value, but somebody must have won, and
@@ -234,7 +256,7 @@ func (k *keyHistory) kept(opt Options) (out []Violation) {
 func (k *keyHistory) winner() (out []Violation) {
 	for _, v := range k.final {
 		for _, w := range k.kills[v] {
-			if w.Outcome == Acked && slices.Contains(w.Sure, v) {
+			if w.Outcome == Acked && slices.Contains(w.Sure, v) && !k.mayBeLost(w, nil) {
 				out = append(out, k.bad(CameBack, "came back: %v after %v", k.puts[v], w))
 			}
 		}
@@ -247,7 +269,7 @@ func (k *keyHistory) winner() (out []Violation) {
 		switch {
 		case w.Kind == Delete && w.Outcome != None:
 			return out // may have won
-		case w.Outcome == Acked:
+		case w.Outcome == Acked && !k.mayBeLost(w, nil):
 			kept = w
 		}
 	}
@@ -261,7 +283,7 @@ func (k *keyHistory) winner() (out []Violation) {
 // strict and met in a replica.
 func (k *keyHistory) strictRead(r *Operation) (out []Violation) {
 	for _, p := range k.puts {
-		before := p.Outcome == Acked && p.Strict && p.End < r.Start
+		before := p.Outcome == Acked && p.Strict && p.End < r.Start && !k.mayBeLost(p, r)
 		if before && !slices.Contains(r.Got, p.Value) && !k.maySupersede(p, r) {
 			out = append(out, k.bad(Unread, "unread: %v by %v", p, r))
 		}
@@ -287,7 +309,7 @@ func (k *keyHistory) maySupersede(p, reader *Operation) bool {
 // superseded returns a write that has replaced p for certain, as a strict reader must see it: nil is the end.
 func (k *keyHistory) superseded(p, reader *Operation) *Operation {
 	seen := func(w *Operation) bool {
-		return w.Outcome == Acked && (reader == nil || w.Strict && w.End < reader.Start)
+		return w.Outcome == Acked && !k.mayBeLost(w, reader) && (reader == nil || w.Strict && w.End < reader.Start)
 	}
 	for _, w := range k.kills[p.Value] {
 		if seen(w) && slices.Contains(w.Sure, p.Value) {
@@ -295,7 +317,7 @@ func (k *keyHistory) superseded(p, reader *Operation) *Operation {
 		}
 	}
 	for _, w := range k.blinds {
-		if seen(w) && w.Strict && p.Strict && p.Outcome == Acked && p.End < w.Start {
+		if seen(w) && w.Strict && p.Strict && p.Outcome == Acked && !k.mayBeLost(p, w) && p.End < w.Start {
 			return w
 		}
 	}

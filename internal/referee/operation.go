@@ -42,6 +42,7 @@ type Operation struct {
 	Maybe   []string `json:"maybe,omitempty"`
 	Blind   bool     `json:"blind,omitempty"`   // a delete without a context: it covers what its coordinator saw
 	Strict  bool     `json:"strict,omitempty"`  // sloppy=false with R+W > N
+	W       int      `json:"w,omitempty"`       // how many replicas a write asked for, at least
 	Context string   `json:"context,omitempty"` // the token that was sent
 
 	Outcome    Outcome       `json:"outcome"`

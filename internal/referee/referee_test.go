@@ -223,7 +223,7 @@ func TestSettled(t *testing.T) {
 		"partition 7: map[x:[": {node("a", 0, "x")},
 		"0 of 0":               {{Name: "a"}},
 	} {
-		err := Settled(nodes, 2)
+		err := Settled(Final{Nodes: nodes}, 2)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%v, want %q", err, want)
 		}
@@ -241,14 +241,6 @@ func TestAWriteThatBeginsAsTheReadEnds(t *testing.T) {
 	check(t, h, "")
 	h.Operations[2].Start++
 	check(t, h, Unread)
-}
-
-// What was lost with a disk may have been read; what was acknowledged was on others, too.
-func TestWipedDisks(t *testing.T) {
-	for outcome, want := range map[Outcome]Rule{Unknown: "", Acked: Lost} {
-		h := &History{Options: Options{N: 3, Wiped: true}, Operations: []*Operation{put("a", 1, 2, Operation{Outcome: outcome}), get(3, 4, "a")}}
-		check(t, h, want)
-	}
 }
 
 // A key that could not be read in the end is not taken for a lost one.

@@ -51,7 +51,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		"cluster": s.cluster, "put": s.put, "get": s.get, "delete": s.remove, "dump": s.dump, "settle": s.settle,
 		"cut": s.cut, "heal": s.healed, "crash": s.crash, "stop": s.stop, "start": s.start, "wait": s.wait, "clock": s.clock,
 		"bucket": s.bucket, "hints": s.hints, "join": s.join, "wipe": s.wipe, "lose": s.lose, "change": s.change, "rivals": s.rivals,
-		"through": s.through, "roles": s.readRoles, "left": s.left,
+		"through": s.through, "roles": s.readRoles, "left": s.left, "force": s.force,
 	}
 	f := commands[d.Cmd]
 	if f == nil {
@@ -384,6 +384,7 @@ func (s *story) bucket(d *datadriven.TestData) (string, error) {
 
 // settle waits until all replicas are equal and no hint waits.
 func (s *story) settle(*datadriven.TestData) (string, error) {
+	s.w.history.Options.N = min(3, len(s.w.present()))
 	if err := s.w.settle(s.w.crowdOptions()); err != nil {
 		return "", err
 	}

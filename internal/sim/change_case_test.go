@@ -77,6 +77,8 @@ func (s *story) post(at *member, path string) (string, error) {
 		return "decided", err
 	case http.StatusConflict:
 		return "refused", err
+	case http.StatusServiceUnavailable:
+		return "not decided", err
 	}
 	return fmt.Sprint(resp.StatusCode, " ", body), err
 }
@@ -92,6 +94,19 @@ func (s *story) rivals(d *datadriven.TestData) (string, error) {
 	both.Wait()
 	slices.Sort(outcomes)
 	return strings.Join(outcomes, ", "), cmp.Or(errs[0], errs[1])
+}
+
+// force has the node at=… give up all that are lost, though they are a majority.
+func (s *story) force(d *datadriven.TestData) (string, error) {
+	via := s.roles[arg(d, "at", "p1")]
+	_, dead, err := s.w.newest(via)
+	if err != nil {
+		return "", err
+	}
+	if !s.w.force(via, dead) {
+		return "refused", nil
+	}
+	return fmt.Sprintf("%d are given up", len(dead)), nil
 }
 
 // through waits until no change is under way, and tells how many members there are and what else happened meanwhile.

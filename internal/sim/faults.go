@@ -33,10 +33,12 @@ var faults = []fault{
 	{"handoff", (*strike).handoff},
 	{"late", (*strike).late},
 	{"stuck", (*strike).stuck},
+	{"stall", (*strike).stall},
+	{"grow", (*strike).grow},
 }
 
-// firstFaults are drawn before what was added to Draw after them, the others at its end.
-const firstFaults = 17
+// What is behind firstFaults was added later, and what is behind secondFaults, later still; each is drawn where Draw ended then.
+const firstFaults, secondFaults = 17, 19
 
 // strike is one fault at work, with what was drawn for it, so that the draws do not depend on what runs when.
 type strike struct {

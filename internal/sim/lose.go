@@ -96,6 +96,7 @@ func (s *strike) lose() (m *member, id string) {
 		id = o.id()
 		s.w.breach(o.died())
 		s.w.breach(o.crash(s.coin(0)))
+		s.w.noteLoss(1, nil)
 		return o, id
 	}
 	return nil, ""
@@ -155,6 +156,7 @@ func (s *strike) exile() {
 	heal()
 	s.wait(4, 2*time.Second, 20*time.Second)
 	s.w.breach(m.crash(s.coin(5)))
+	s.w.noteLoss(1, nil)
 	m.wipe()
 	m.set(func() { m.use, m.busy = spare, false })
 }

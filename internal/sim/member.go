@@ -55,6 +55,8 @@ type member struct {
 	offset time.Duration // of its clock
 	slow   time.Duration // most that a commit takes
 	broken float64       // chance that a commit fails
+	tail   float64       // chance that a commit takes stalls
+	stalls time.Duration // see tail
 	free   uint64        // bytes on its disk
 }
 
@@ -263,6 +265,9 @@ func (m *member) commit(gone <-chan struct{}, commit func() error) error {
 	var wait time.Duration
 	if m.slow > 0 {
 		wait = time.Duration(m.rnd.Int64N(int64(m.slow)))
+	}
+	if m.tail > 0 && m.rnd.Float64() < m.tail {
+		wait = m.stalls
 	}
 	m.mu.Unlock()
 	if !first {

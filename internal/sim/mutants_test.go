@@ -10,7 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -85,8 +87,8 @@ func TestMutantsFit(t *testing.T) {
 	}
 }
 
-// TestMutants plants one bug after the other and says which the simulator finds, by which seed, in how much simulated
-// time. It takes long: DUNLIN_MUTANTS is all, or a pattern for their names.
+// TestMutants plants one bug at a time and prints a table of which the simulator finds, as what, after how many schedules,
+// by which seed, in how much simulated time. It takes long: DUNLIN_MUTANTS is all, or a pattern for their names.
 func TestMutants(t *testing.T) {
 	pattern := os.Getenv("DUNLIN_MUTANTS")
 	if pattern == "" {
@@ -105,24 +107,39 @@ func TestMutants(t *testing.T) {
 	}
 	binary := buildMutants(t)
 	// Without a bug nothing may be found, or what is found with one proves nothing.
-	if found, err := (mutant{name: "none"}).hunt(binary, limit); err == nil {
-		t.Errorf("found without a mutant: %s", found)
-	}
-	caught := 0
+	hunted := []mutant{{name: "none"}}
 	for _, m := range mutants {
-		if !want.MatchString(m.name) {
-			continue
+		if want.MatchString(m.name) {
+			hunted = append(hunted, m)
 		}
-		begin := time.Now()
-		found, err := m.hunt(binary, limit)
-		if err != nil {
-			t.Errorf("%-24s NOT CAUGHT: %v (%.0f s)", m.name, err, time.Since(begin).Seconds())
+	}
+	found, errs := make([]string, len(hunted)), make([]error, len(hunted))
+	var all sync.WaitGroup
+	free := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for i, m := range hunted {
+		free <- struct{}{}
+		all.Go(func() {
+			begin := time.Now()
+			found[i], errs[i] = m.hunt(binary, limit)
+			fmt.Printf("%-24s %s %v, in %.0f s\n", m.name, found[i], errs[i], time.Since(begin).Seconds())
+			<-free
+		})
+	}
+	all.Wait()
+	table, caught := "| mutant | what the referee says | schedules | seed | simulated |\n| --- | --- | --- | --- | --- |\n", 0
+	for i, m := range hunted[1:] {
+		if errs[i+1] != nil {
+			t.Errorf("%s (%s) is not caught: %v", m.name, m.what, errs[i+1])
+			table += fmt.Sprintf("| %s | not caught | %s | | |\n", m.name, limit)
 			continue
 		}
 		caught++
-		t.Logf("%-24s caught %s, in %.0f s (%s)", m.name, found, time.Since(begin).Seconds(), m.what)
+		table += fmt.Sprintf("| %s | %s\n", m.name, found[i+1])
 	}
-	t.Logf("%d caught", caught)
+	if errs[0] == nil {
+		t.Errorf("found without a mutant: %s", found[0])
+	}
+	t.Logf("%d of %d are caught\n%s", caught, len(hunted)-1, table)
 }
 
 // buildMutants builds this package's tests once, with every bug in its place and off.
@@ -162,15 +179,18 @@ func buildMutants(t *testing.T) (binary string) {
 // hunt lets schedules run with the bug on until one fails.
 func (m mutant) hunt(binary, limit string) (found string, err error) {
 	run := exec.Command(binary, "-test.run", "^TestHunt$", "-test.v", "-test.timeout", "60m")
-	run.Env = append(os.Environ(), "DUNLIN_HUNT="+limit, "DUNLIN_MUTANT="+m.name)
+	run.Env = append(os.Environ(), "DUNLIN_HUNT="+limit, "DUNLIN_MUTANT="+m.name, "GOMAXPROCS=1")
 	out, err := run.CombinedOutput()
 	if _, after, ok := strings.Cut(string(out), "HUNT "); ok {
 		found, _, _ = strings.Cut(after, "\n")
 		return found, nil
 	}
 	if err != nil { // a bug may also break the program itself: that is found, too
-		text := strings.TrimSpace(string(out))
-		return fmt.Sprintf("by a failure: %.300s", text), nil
+		path := filepath.Join(os.TempDir(), "dunlin-mutant-"+m.name+".txt")
+		if err := os.WriteFile(path, out, 0o600); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("the program fails: see %s | | | |", path), nil
 	}
 	return "", fmt.Errorf("%s schedules passed", limit)
 }

@@ -21,10 +21,13 @@ var changes = []fault{
 	{"doom", (*strike).doom},
 	{"gap", (*strike).gap},
 	{"exile", (*strike).exile},
+	{"starve", (*strike).starve},
+	{"number", (*strike).number},
+	{"massacre", (*strike).massacre},
 }
 
-// firstChanges are drawn before what was added to Draw after them, the others at its end.
-const firstChanges = 7
+// See firstFaults.
+const firstChanges, secondChanges = 7, 11
 
 const (
 	// changeLimit is the time from the healing to the end of all changes of the members.

@@ -46,6 +46,7 @@ func (w *world) play(res *Result) error {
 	}
 	o := w.crowdOptions()
 	c := crowd.Start(o, w.history)
+	w.crowd = c
 	w.change(w.strike)
 	w.clear()
 	w.note("healed")
@@ -53,10 +54,6 @@ func (w *world) play(res *Result) error {
 	if err := w.settled(c, o); err != nil {
 		c.Abandon()
 		res.Operations = c.Counts()
-		if errors.Is(err, errNoMajority) {
-			w.count("void", "%v", err)
-			return nil
-		}
 		return err
 	}
 	res.Operations = c.Counts()

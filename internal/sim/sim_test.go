@@ -242,7 +242,7 @@ func TestHunt(t *testing.T) {
 		res, _ := simulate(t, Draw(seed+1))
 		simulated += res.Simulated
 		if len(res.Violations) > 0 {
-			t.Logf("HUNT by seed %d, after %d schedules and %v simulated: %.120s", seed+1, seed+1, simulated.Round(time.Second), res.Violations[0])
+			t.Logf("HUNT %s | %d | %d | %v |\n%.200s", res.Violations[0].Rule, seed+1, seed+1, simulated.Round(time.Second), res.Violations[0])
 			return
 		}
 	}

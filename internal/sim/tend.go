@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,17 +31,7 @@ func (w *world) ask(via *member, patience time.Duration, path string) (epoch uin
 	w.note("%s asked for %s: %d %.300s %v", via.name, path, resp.StatusCode, strings.TrimSpace(body), err)
 	switch resp.StatusCode {
 	case http.StatusAccepted:
-		var doc struct{ Epoch uint64 }
-		if err := json.Unmarshal([]byte(body), &doc); err != nil {
-			return 0 // cut short
-		}
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if other := w.won[doc.Epoch]; other != "" && !sameChange(other, path) {
-			w.breach(fmt.Errorf("epoch %d was told to be %s, and %s", doc.Epoch, path, other))
-		}
-		w.won[doc.Epoch] = path
-		return doc.Epoch
+		return w.told(path, body)
 	case http.StatusConflict:
 		if strings.Contains(body, "no member is called") {
 			return notNeeded
@@ -52,6 +41,21 @@ func (w *world) ask(via *member, patience time.Duration, path string) (epoch uin
 		w.breach(fmt.Errorf("%s was asked for %s: %d %s", via.name, path, resp.StatusCode, body))
 	}
 	return 0
+}
+
+// told takes the epoch from the answer to who made a change.
+func (w *world) told(change, body string) (epoch uint64) {
+	var doc struct{ Epoch uint64 }
+	if err := json.Unmarshal([]byte(body), &doc); err != nil || doc.Epoch == 0 {
+		return 0 // cut short, or no change
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if other := w.won[doc.Epoch]; other != "" && !sameChange(other, change) {
+		w.breach(fmt.Errorf("epoch %d was told to be %s, and %s", doc.Epoch, change, other))
+	}
+	w.won[doc.Epoch] = change
+	return doc.Epoch
 }
 
 // sameChange reports whether two changes may make the same layout: then both made it. Updates of two members do when the
@@ -91,11 +95,11 @@ func (w *world) maySpare(via *member, leaves bool) bool {
 	if leaves {
 		after--
 	}
-	return err == nil && all > fewest && 2*(all-dead-1) > after
+	return err == nil && all > fewest && 2*(all-len(dead)-1) > after
 }
 
-// newest counts the members that a node knows of in the newest layout, and those of them that are lost.
-func (w *world) newest(via *member) (all, dead int, err error) {
+// newest counts the members that a node knows of in the newest layout, and names those of them that are lost.
+func (w *world) newest(via *member) (all int, dead []string, err error) {
 	ids := map[string]bool{}
 	for _, m := range w.present() {
 		ids[m.id()] = true
@@ -105,7 +109,7 @@ func (w *world) newest(via *member) (all, dead int, err error) {
 		if x.State == "member" || x.State == "joining" {
 			all++
 			if !ids[x.ID] {
-				dead++
+				dead = append(dead, x.ID)
 			}
 		}
 	}
@@ -114,10 +118,12 @@ func (w *world) newest(via *member) (all, dead int, err error) {
 
 // tending looks after the machines while members change, until stop is closed.
 func (w *world) tending(stop <-chan struct{}) {
+	var q quiet
 	for {
 		select {
 		case <-time.After(tendEvery):
 			w.tend()
+			w.watch(&q)
 		case <-stop:
 			return
 		}
@@ -141,8 +147,12 @@ func (w *world) tend() {
 			} else {
 				w.breach(m.crash(true))
 			}
-			m.wipe()
-			m.set(func() { m.use, m.waits, m.adopt = spare, false, false })
+			m.clear()
+		case w.forced() && (strings.Contains(text, "left behind") || strings.Contains(text, "given up by force")):
+			w.note("%s was left behind: %s", m.name, text)
+			w.breach(m.crash(false))
+			w.noteLoss(1, nil)
+			m.clear()
 		case strings.Contains(text, "was removed from the cluster"):
 			w.breach(fmt.Errorf("%s runs, and was removed: %s", m.name, text))
 		}
@@ -153,6 +163,12 @@ func (w *world) tend() {
 		}
 		m.release()
 	}
+}
+
+// clear makes a machine that does not run a spare one.
+func (m *member) clear() {
+	m.wipe()
+	m.set(func() { m.use, m.waits, m.adopt = spare, false, false })
 }
 
 // gaveUp reports whether a node that waits ended by itself.
@@ -193,26 +209,16 @@ func (w *world) present() []*member {
 	return slices.DeleteFunc(slices.Clone(w.members), func(m *member) bool { return !m.is(serving) })
 }
 
-// errNoMajority: two operators together took more than a cluster can lose. Nothing can be said of what follows.
-var errNoMajority = errors.New("a majority of the members is lost")
-
 // finishChanges brings all changes of the members to their end: what was lost is removed or replaced, what has left is
 // stopped, and all that are left go by one epoch, and hold nothing else.
 func (w *world) finishChanges() error {
-	var lost error
-	err := w.until(changeLimit, "through with the changes of the members", func() error {
+	return w.until(changeLimit, "through with the changes of the members", func() error {
 		w.tend()
-		err := w.bury()
-		if errors.Is(err, errNoMajority) {
-			lost = err
-			return nil
-		}
-		if err != nil {
+		if err := w.bury(); err != nil {
 			return err
 		}
 		return w.whole()
 	})
-	return cmp.Or(lost, err)
 }
 
 // bury removes the members whose machines are lost, or replaces them.
@@ -223,12 +229,17 @@ func (w *world) bury() error {
 		ids[m.id()] = true
 		waiting[m.name] = m.isWaiting()
 	}
+	wisest, err := w.wisest()
+	if err != nil {
+		return err
+	}
+	if all, dead, err := w.newest(wisest); err == nil && 2*(all-len(dead)) <= all {
+		w.force(wisest, dead)
+		return fmt.Errorf("a majority is lost: %q", dead)
+	}
 	for i, via := range present {
 		if w.readiness(via) != "" {
 			continue
-		}
-		if all, dead, err := w.newest(via); err == nil && 2*(all-dead) <= all {
-			return errNoMajority
 		}
 		all, err := w.membersBy(via)
 		if err != nil {
@@ -247,7 +258,11 @@ func (w *world) bury() error {
 		}
 		return nil
 	}
-	return errors.New("nobody is ready")
+	var errs []error
+	for _, m := range present {
+		errs = append(errs, fmt.Errorf("%s: %s", m.name, w.readiness(m)))
+	}
+	return fmt.Errorf("nobody is ready: %w", errors.Join(errs...))
 }
 
 // whole says what is left of changes of the members.
@@ -304,8 +319,11 @@ func (w *world) wentBack(m *member) error {
 	w.mu.Lock()
 	was := w.back[now.Epoch]
 	w.mu.Unlock()
-	if was != nil && was.owners() != now.owners() {
-		return fmt.Errorf("epoch %d was to bring epoch %d back, with owners %s, and has %s", now.Epoch, was.Epoch, was.owners(), now.owners())
+	if was == nil {
+		return nil
+	}
+	if before, after := was.owners(len(now.Owners)), now.owners(len(now.Owners)); before != after {
+		return fmt.Errorf("epoch %d was to bring epoch %d back, with owners %s, and has %s", now.Epoch, was.Epoch, before, after)
 	}
 	return nil
 }
@@ -353,19 +371,29 @@ func (w *world) sameRings(present []*member) error {
 
 // table is who owns what in an epoch.
 type table struct {
-	Epoch   uint64
-	Members []struct{ ID string }
-	Owners  [][]int
+	Epoch      uint64
+	Partitions int
+	Members    []struct{ ID string }
+	Owners     [][]int
+	Buckets    []struct {
+		Bucket string
+		First  int `json:"first_partition"`
+	}
+	live []uint64
 }
 
 func (t *table) same(o *table) bool { return t != nil && o != nil && t.Epoch == o.Epoch }
 
-// owners are the ids of the primaries of each partition, in order.
-func (t *table) owners() string {
+// owners are the ids of the primaries of the first n partitions, in order. A bucket that gets partitions of its own keeps
+// them for ever; before, it had the owners that all had.
+func (t *table) owners(n int) string {
 	var all [][]string
-	for _, of := range t.Owners {
+	for p := range n {
+		if p >= len(t.Owners) {
+			p %= t.Partitions
+		}
 		var ids []string
-		for _, i := range of {
+		for _, i := range t.Owners[p] {
 			ids = append(ids, t.Members[i].ID)
 		}
 		slices.Sort(ids)
@@ -393,5 +421,6 @@ func (w *world) base(m *member) *table {
 	if err != nil || len(tr.Live) == 0 || t.Epoch != tr.Live[0] {
 		return nil
 	}
+	t.live = tr.Live
 	return &t
 }

@@ -28,8 +28,11 @@ const (
 	lastTimers  = time.Minute      // memberlist's last probes end by their own timeouts
 )
 
-// bucketLWW is the one in which the last writer wins.
-const bucketLWW = "lww"
+// The buckets; in one of them the last writer wins.
+const (
+	bucketSiblings = "sib"
+	bucketLWW      = "lww"
+)
 
 // world is a simulated cluster.
 type world struct {
@@ -47,8 +50,10 @@ type world struct {
 	cuts    map[link]int // how many faults cut it
 	streams map[link]int // the same, but for gossip
 	storms  []weather
-	counts  map[string]int    // faults
-	losses  int               // nodes that were lost with their disks
+	counts  map[string]int // faults
+	losses  int            // nodes that were lost with their disks
+	crowd   *crowd.Crowd
+	fallen  bool              // a majority was lost at once
 	back    map[uint64]*table // by epoch: what a cancelling is to bring back
 	won     map[uint64]string // by epoch: the change that was told that it is that epoch
 }
@@ -190,9 +195,14 @@ func (w *world) close() error {
 // crowdOptions are those of the clients.
 func (w *world) crowdOptions() crowd.Options {
 	p := w.plan
+	client := func(id int) *http.Client {
+		c := w.client(id + 1)
+		c.Timeout = p.Patience + 2*time.Second
+		return c
+	}
 	o := crowd.Options{
-		Client: func(id int) *http.Client { return w.client(id + 1) }, Clients: p.Clients, Keys: p.Keys, Bucket: "sib",
-		Pause: p.Pause, Timeout: 2 * time.Second, N: 3, StrictR: p.R, StrictW: p.W, Least: p.Least, NoRetries: !p.Retries,
+		Client: client, Clients: p.Clients, Keys: p.Keys, Bucket: bucketSiblings,
+		Pause: p.Pause, Timeout: p.Patience, Words: p.changes["number"] > 0, N: 3, StrictR: p.R, StrictW: p.W, Least: p.Least, NoRetries: !p.Retries,
 		LeastW: p.LeastW, Churn: p.Churn, ValueSize: p.Size, Once: p.Once, Seed: p.Seed,
 	}
 	if p.LWW {
@@ -233,7 +243,10 @@ func (w *world) settle(o crowd.Options) error {
 		nodes, err := o.Look(w.observer)
 		if err == nil {
 			w.history.Final.Nodes = nodes
-			err = cmp.Or(referee.Settled(nodes, w.history.Options.N), w.together(), w.unmarked())
+			w.history.Final.Numbered, err = w.numbered()
+		}
+		if err == nil {
+			err = cmp.Or(referee.Settled(w.history.Final, w.history.Options.N), w.together(), w.unmarked())
 		}
 		switch {
 		case err != nil:
@@ -252,14 +265,8 @@ func (w *world) settle(o crowd.Options) error {
 // together says which node takes which other one for dead.
 func (w *world) together() error {
 	for _, m := range w.present() {
-		all, err := w.membersBy(m)
-		if err != nil {
+		if err := w.hears(m); err != nil {
 			return err
-		}
-		for _, x := range all {
-			if x.State == "member" && !x.Alive {
-				return fmt.Errorf("%s takes %s for dead", m.name, x.Name)
-			}
 		}
 	}
 	return nil
@@ -293,17 +300,22 @@ func (w *world) counted() map[string]int {
 }
 
 func call(c *http.Client, method, url, body string) (string, error) {
+	status, b, err := exchange(c, method, url, body)
+	if err == nil && status/100 != 2 {
+		err = fmt.Errorf("%s %s: %d %s", method, url, status, b)
+	}
+	return b, err
+}
+
+func exchange(c *http.Client, method, url, body string) (status int, answer string, err error) {
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
-		return "", err
+		return 0, "", err
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return "", err
+		return 0, "", err
 	}
-	b, err := readAll(resp)
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s %s: %d %s", method, url, resp.StatusCode, b)
-	}
-	return b, err
+	answer, err = readAll(resp)
+	return resp.StatusCode, answer, err
 }

@@ -46,7 +46,7 @@ func Quiet(client *http.Client, at []crowd.Node, n int) ([]referee.Node, error) 
 	if err != nil {
 		return nil, err
 	}
-	return nodes, referee.Settled(nodes, n)
+	return nodes, referee.Settled(referee.Final{Nodes: nodes}, n)
 }
 
 func fetch(client *http.Client, url string, into any) error {
