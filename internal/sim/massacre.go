@@ -124,6 +124,25 @@ func (w *world) forced() bool {
 	return w.counts["force"] > 0
 }
 
+// countsIn says who counts a machine among the members that are or were.
+func (w *world) countsIn(m *member) error {
+	for _, o := range w.present() {
+		if o == m || w.readiness(o) != "" { // it may be one of them itself
+			continue
+		}
+		all, err := w.membersBy(o)
+		if err != nil {
+			continue
+		}
+		for _, x := range all {
+			if x.ID == m.id() && (x.State == "member" || x.State == "joining" || x.State == "leaving") {
+				return fmt.Errorf("%s was left behind, although %s counts it in (%s)", m.name, o.name, x.State)
+			}
+		}
+	}
+	return nil
+}
+
 // force has a node give up members that are lost, when the others are no majority, and reports whether it did.
 func (w *world) force(via *member, dead []string) bool {
 	nodes := url.PathEscape(strings.Join(dead, ","))

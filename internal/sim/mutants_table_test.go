@@ -141,6 +141,9 @@ var mutants = []mutant{
 		"antientropy/marks.go", "	if !e.Holds(p, s.deps.Self) || !s.marks.complete(p, s.others(e, p), since) && mark != 0 {\n		return\n	}\n	switch {\n	case !s.wants(e, p, mark):\n	case e.FullySettled() && s.fills.complete(e, p, s.sources(e, p), since):",
 		"	sources, others := s.sources(e, p), s.others(e, p)\n	for _, id := range sources {\n		if one := []ring.NodeID{id}; PLANTED && s.wants(e, p, mark) && s.fills.complete(e, p, one, since) {\n			sources, others = one, one\n			break\n		}\n	}\n	if !e.Holds(p, s.deps.Self) || !s.marks.complete(p, others, since) && mark != 0 {\n		return\n	}\n	switch {\n	case !s.wants(e, p, mark):\n	case e.FullySettled() && s.fills.complete(e, p, sources, since):",
 	}, {
+		"narrow-unfilled", "who keeps a partition that gets fewer owners takes nothing over from those who lose it",
+		"ring/epochs.go", "	return slices.ContainsFunc(e.rings, func(r *Ring) bool { return r.NOf(p) > n })", "	return !PLANTED && slices.ContainsFunc(e.rings, func(r *Ring) bool { return r.NOf(p) > n })",
+	}, {
 		"vote-forgotten", "an acceptor does not store what it has promised and accepted",
 		"internal/cluster/rpc.go", "		if err := c.cfg.State.Save(keyRegister, next.Encode()); err != nil {", "		stored := next.Encode()\n		if PLANTED {\n			stored = paxos.State{}.Encode()\n		}\n		if err := c.cfg.State.Save(keyRegister, stored); err != nil {",
 	}, {

@@ -150,6 +150,7 @@ func (w *world) tend() {
 			m.clear()
 		case w.forced() && (strings.Contains(text, "left behind") || strings.Contains(text, "given up by force")):
 			w.note("%s was left behind: %s", m.name, text)
+			w.breach(w.countsIn(m))
 			w.breach(m.crash(false))
 			w.noteLoss(1, nil)
 			m.clear()
