@@ -126,7 +126,7 @@ func measureProfiles(ctx context.Context, s settings, progress io.Writer) (_ *pr
 	}
 	out := &profiles{Settings: s, Machine: thisMachine(), Version: v.version}
 	for _, l := range v.loads {
-		if l.open || l.name == loadMix {
+		if l.open {
 			continue
 		}
 		spec.Mix = l.mix
