@@ -145,7 +145,8 @@ func (h *Holding) encode(e *wire.Encoder) {
 }
 
 func decodeExplanation(b []byte) (x Explanation, err error) {
-	d := open(b, 5)
+	d := wire.NewDecoder(b)
+	open(d, 5)
 	x.Epoch, x.Round = d.Uint(), d.Uint()
 	x.Copy, x.Hinted = decodeHolding(d), decodeHolding(d)
 	return x, d.Done()

@@ -25,13 +25,12 @@ const (
 	maxCount       = 1000 // of replicas
 )
 
-func open(b []byte, fields int) *wire.Decoder {
-	d := wire.NewDecoder(b)
+// open begins a message. The decoder is its caller's, so that it needs no allocation.
+func open(d *wire.Decoder, fields int) {
 	d.ArrayOf(fields)
 	if v := d.Uint(); d.Err() == nil && v != messageVersion {
 		d.Fail("unknown version")
 	}
-	return d
 }
 
 // mergeMessage is a replica write.
@@ -61,7 +60,8 @@ func (m *mergeMessage) encode() []byte {
 }
 
 func decodeMerge(b []byte) (m mergeMessage, err error) {
-	d := open(b, 8)
+	d := wire.NewDecoder(b)
+	open(d, 8)
 	m.epoch = d.Uint()
 	m.bucket, m.key = d.String(maxBucket), d.String(maxKey)
 	m.heal = d.Bool()
@@ -81,7 +81,8 @@ func encodeFsynced(fsynced bool) []byte {
 }
 
 func decodeFsynced(b []byte) (bool, error) {
-	d := open(b, 2)
+	d := wire.NewDecoder(b)
+	open(d, 2)
 	fsynced := d.Bool()
 	return fsynced, d.Done()
 }
@@ -122,7 +123,8 @@ func (m *readMessage) encode() []byte {
 }
 
 func decodeRead(b []byte) (m readMessage, err error) {
-	d := open(b, 7)
+	d := wire.NewDecoder(b)
+	open(d, 7)
 	m.epoch = d.Uint()
 	m.bucket, m.key = d.String(maxBucket), d.String(maxKey)
 	m.mode = readMode(d.Count(int(readUnless)))
@@ -150,7 +152,8 @@ func (a *answer) encode() []byte {
 }
 
 func decodeAnswer(b []byte) (a answer, err error) {
-	d := open(b, 7)
+	d := wire.NewDecoder(b)
+	open(d, 7)
 	d.Fixed(a.digest[:])
 	a.incomplete = d.Bool()
 	a.behind = d.Bool()
@@ -223,7 +226,8 @@ func (m *putMessage) encode(s vclock.Scope) []byte {
 }
 
 func decodePut(b []byte, scope func(bucket, key string) vclock.Scope) (m putMessage, err error) {
-	d := open(b, 16)
+	d := wire.NewDecoder(b)
+	open(d, 16)
 	w := &m.req.Write
 	m.epoch, m.budget = d.Uint(), d.Uint()
 	m.req.Bucket, m.req.Key = d.String(maxBucket), d.String(maxKey)
@@ -388,7 +392,8 @@ func (m *listMessage) encode() []byte {
 }
 
 func decodeList(b []byte) (m listMessage, err error) {
-	d := open(b, 6)
+	d := wire.NewDecoder(b)
+	open(d, 6)
 	m.epoch = d.Uint()
 	m.query.Bucket, m.query.Prefix, m.query.After = d.String(maxBucket), d.String(maxKey), d.String(maxKey+1)
 	m.query.Limit = d.Count(maxListed)
@@ -437,7 +442,8 @@ func (r *listReply) encode() []byte {
 }
 
 func decodeListReply(b []byte) (r listReply, err error) {
-	d := open(b, 3)
+	d := wire.NewDecoder(b)
+	open(d, 3)
 	r.more = d.Bool()
 	n := d.Array(5 * maxListed)
 	if n%5 != 0 {
