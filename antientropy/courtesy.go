@@ -8,8 +8,8 @@ import (
 const (
 	// A piece of work that gives way to clients rests for restFor times as long as the last one took, and waits for a moment
 	// without requests until it has waited for patience times as long, in all.
-	restFor  = 3
-	patience = 6
+	restFor  = 5
+	patience = 8
 	// longestPiece bounds what a piece counts for: one that took longer was itself held up.
 	longestPiece = time.Second
 	// gapPoll is how often such a moment is looked for.

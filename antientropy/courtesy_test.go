@@ -74,11 +74,11 @@ func TestAPieceWaitsForAGap(t *testing.T) {
 		l.begun.Add(1)
 		l.under.Store(1)
 		go func() {
-			time.Sleep(43 * time.Millisecond)
+			time.Sleep(63 * time.Millisecond)
 			l.under.Store(0)
 		}()
-		if waited := piece(t, c, 10*time.Millisecond); waited < 43*time.Millisecond || waited > 44*time.Millisecond {
-			t.Errorf("waited %v for a gap after 43 ms", waited)
+		if waited := piece(t, c, 10*time.Millisecond); waited < 63*time.Millisecond || waited > 64*time.Millisecond {
+			t.Errorf("waited %v for a gap after 63 ms", waited)
 		}
 		l.begun.Add(1)
 		l.under.Store(1)

@@ -60,6 +60,7 @@ type refill struct {
 	Objects int64           `json:"objects"`
 	Bytes   int64           `json:"bytes"`
 	Before  loadgen.Latency `json:"before"` // of clients, with all nodes
+	Away    loadgen.Latency `json:"away"`   // with the node away, so that requests need both of the others
 	During  loadgen.Latency `json:"during"`
 	Errors  int64           `json:"errors"`
 	Other   float64         `json:"other_cpu"`
@@ -98,7 +99,7 @@ func measureHealing(ctx context.Context, s settings, progress io.Writer) (_ *hea
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(progress, "refill: %d objects in %.1f s, p99 %.0f us before, %.0f us during\n", r.Objects, r.Seconds, r.Before.P99, r.During.P99)
+		fmt.Fprintf(progress, "refill: %d objects in %.1f s, p99 %.0f us before, %.0f us with the node away, %.0f us during\n", r.Objects, r.Seconds, r.Before.P99, r.Away.P99, r.During.P99)
 		h.Refills = append(h.Refills, r)
 	}
 	return h, nil
@@ -226,6 +227,12 @@ func (w *ward) refill(ctx context.Context) (r refill, err error) {
 		return r, err
 	}
 	if err := w.cluster.kill(last); err != nil {
+		return r, err
+	}
+	if err := sleep(ctx, healPause); err != nil {
+		return r, err
+	}
+	if r.Away, _, _, err = w.load(ctx); err != nil {
 		return r, err
 	}
 	if err := os.RemoveAll(nodeDir(w.dir, last)); err != nil {
@@ -376,8 +383,11 @@ func (h *healing) markdown() string {
 	row("filling an empty disk", "%s s; %s MB/s, %s objects/s", spread(over(h.Refills, func(r refill) float64 { return r.Seconds })),
 		spread(over(h.Refills, func(r refill) float64 { return float64(r.Bytes) / 1e6 / r.Seconds })), spread(over(h.Refills, func(r refill) float64 { return float64(r.Objects) / r.Seconds })))
 	ms := func(us float64) float64 { return us / 1e3 }
-	row(fmt.Sprintf("clients' p99 at %.0f/s before and meanwhile", background*s.Rate), "%s ms and %s ms; ratio of each round %s", spread(over(h.Refills, func(r refill) float64 { return ms(r.Before.P99) })),
-		spread(over(h.Refills, func(r refill) float64 { return ms(r.During.P99) })), spread(over(h.Refills, func(r refill) float64 { return r.During.P99 / r.Before.P99 })))
+	row(fmt.Sprintf("clients' p99 at %.0f/s with all nodes", background*s.Rate), "%s ms", spread(over(h.Refills, func(r refill) float64 { return ms(r.Before.P99) })))
+	row("with the node away", "%s ms", spread(over(h.Refills, func(r refill) float64 { return ms(r.Away.P99) })))
+	row("while it is filled", "%s ms", spread(over(h.Refills, func(r refill) float64 { return ms(r.During.P99) })))
+	row("ratio of each round, to all nodes and to the node away", "%s and %s", spread(over(h.Refills, func(r refill) float64 { return r.During.P99 / r.Before.P99 })),
+		spread(over(h.Refills, func(r refill) float64 { return r.During.P99 / r.Away.P99 })))
 	failed := int64(0)
 	for _, r := range h.Refills {
 		failed += r.Errors
