@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"github.com/dunlindb/dunlin/internal/loadgen"
 )
 
-// nodes is the size of every cluster.
+// nodes is the size of a cluster that does not say another.
 const nodes = 3
 
 // server is one of those that are measured.
@@ -30,6 +31,8 @@ type server struct {
 	loaded   bool // has all keys
 
 	// Of Dunlin only:
+	size     int // processes; 0: nodes
+	target   loadgen.HTTPTarget
 	urls     []string       // of its nodes
 	profiles []string       // addresses where their profiles are served, if they are
 	others   loadgen.Dialer // clients that leave the last node out
@@ -90,7 +93,7 @@ type cluster struct {
 func startCluster(ctx context.Context, v *server, dir string) (*cluster, error) {
 	c := &cluster{}
 	fail := func(err error) (*cluster, error) { return nil, errors.Join(err, c.stop()) }
-	for i := range nodes {
+	for i := range cmp.Or(v.size, nodes) {
 		if err := c.launch(v, dir, i); err != nil {
 			return fail(err)
 		}

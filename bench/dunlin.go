@@ -17,11 +17,16 @@ import (
 // opTime bounds one operation on any server.
 const opTime = 20 * time.Second
 
-func dunlin(ctx context.Context, s settings) (*server, error)   { return dunlinWith(ctx, s, "fsync") }
-func dunlinOS(ctx context.Context, s settings) (*server, error) { return dunlinWith(ctx, s, "os") }
+func dunlin(ctx context.Context, s settings) (*server, error) {
+	return dunlinWith(ctx, s, "fsync", nodes)
+}
 
-// dunlinWith is three nodes with w=2; reads are r=2 and r=1.
-func dunlinWith(ctx context.Context, s settings, durability string) (*server, error) {
+func dunlinOS(ctx context.Context, s settings) (*server, error) {
+	return dunlinWith(ctx, s, "os", nodes)
+}
+
+// dunlinWith is a number of nodes with w=2; reads are r=2 and r=1.
+func dunlinWith(ctx context.Context, s settings, durability string, size int) (*server, error) {
 	program := s.dunlin
 	if program == "" {
 		program = filepath.Join(s.data, "dunlin-program")
@@ -34,14 +39,14 @@ func dunlinWith(ctx context.Context, s settings, durability string) (*server, er
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(4 * nodes)
+	ports, err := freePorts(4 * size)
 	if err != nil {
 		return nil, err
 	}
 	address := func(node, which int) string { return fmt.Sprintf("127.0.0.1:%d", ports[4*node+which]) }
 	var seeds, urls, profiles []string
 	target := loadgen.HTTPTarget{Bucket: "bench", Timeout: opTime, Write: url.Values{"w": {"2"}}, Read: url.Values{"r": {"2"}}}
-	for i := range nodes {
+	for i := range size {
 		seeds = append(seeds, fmt.Sprintf("n%d@%s", i+1, address(i, 2)))
 		u := &url.URL{Scheme: "http", Host: address(i, 0)}
 		profiles = append(profiles, address(i, 3))
@@ -50,8 +55,9 @@ func dunlinWith(ctx context.Context, s settings, durability string) (*server, er
 	one := target
 	one.Read = url.Values{"r": {"1"}}
 	others := target
-	others.URLs = target.URLs[:nodes-1]
+	others.URLs = target.URLs[:size-1]
 	return &server{
+		size:    size,
 		version: fmt.Sprintf("%s, durability %s; PUT w=2, newest r=2, one replica r=1; bucket conflict=lww", version, durability),
 		command: func(node int, dir string) (*exec.Cmd, error) {
 			cmd := exec.Command(program, "serve")
@@ -64,7 +70,7 @@ func dunlinWith(ctx context.Context, s settings, durability string) (*server, er
 		},
 		ready: func(ctx context.Context) error { return dunlinReady(ctx, urls) },
 		loads: loadsOf(s, target.Dialer(), target.Dialer(), one.Dialer()),
-		urls:  urls, others: others.Dialer(), profiles: profiles,
+		urls:  urls, target: target, others: others.Dialer(), profiles: profiles,
 	}, nil
 }
 

@@ -23,6 +23,14 @@
 // With --profile, where the CPU of an operation goes:
 //
 //	go run ./bench --profile --write docs/benchmarks.md
+//
+// With --growth, how CPU and p99 grow with keys, values, siblings, nodes and connections:
+//
+//	go run ./bench --growth --rounds 3 --window 5s --write docs/benchmarks.md --plot docs/growth.png
+//
+// and to try it, with one of the series and few keys:
+//
+//	go run ./bench --growth --series keys --keys 20000 --rounds 1 --window 1s
 package main
 
 import (
@@ -62,6 +70,9 @@ type settings struct {
 	healing     bool
 	join        bool
 	profile     bool
+	growth      bool
+	series      []string // of growth; empty: all
+	plot        string   // of growth
 }
 
 func main() {
@@ -95,8 +106,12 @@ func parse(args []string, w io.Writer) (settings, error) {
 	f.BoolVar(&s.healing, "healing", false, "measure how Dunlin's replicas are kept equal and filled")
 	f.BoolVar(&s.join, "join", false, "measure how a fifth node joins four of Dunlin, and leaves")
 	f.BoolVar(&s.profile, "profile", false, "measure where the CPU of Dunlin's operations goes")
+	s.growthFlags(f)
 	if err := f.Parse(args); err != nil {
 		return s, err
+	}
+	if s.growth && !given(f, "keys") {
+		s.Keys = growthKeys
 	}
 	switch {
 	case f.NArg() > 0:
@@ -104,16 +119,24 @@ func parse(args []string, w io.Writer) (settings, error) {
 	case s.Rounds < 1:
 		return s, fmt.Errorf("--rounds: %d is less than 1", s.Rounds)
 	case s.modes() > 1 || s.modes() == 1 && (s.Rate <= 0 || s.from != "" || s.only != ""):
-		return s, errors.New("--healing, --join, --profile: need a --rate, and are not for each other, --from or --servers")
+		return s, errors.New("--healing, --join, --profile, --growth: need a --rate, and are not for each other, --from or --servers")
 	case s.Window < time.Second:
 		return s, fmt.Errorf("--window: %v is less than a second", s.Window)
+	case s.plot != "" && !s.growth:
+		return s, errors.New("--plot: is for --growth")
 	}
 	return s, nil
 }
 
+// given tells whether a flag was set.
+func given(f *flag.FlagSet, name string) (set bool) {
+	f.Visit(func(x *flag.Flag) { set = set || x.Name == name })
+	return set
+}
+
 // modes counts the other things to measure that are asked for.
 func (s settings) modes() (n int) {
-	for _, asked := range []bool{s.healing, s.join, s.profile} {
+	for _, asked := range []bool{s.healing, s.join, s.profile, s.growth} {
 		if asked {
 			n++
 		}
@@ -173,6 +196,16 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 		return publish(s, p, p.markdown(), "profile", out)
+	}
+	if s.growth {
+		g, err := measureGrowth(ctx, s, progress)
+		if err != nil {
+			return err
+		}
+		if err := g.save(s.plot); err != nil {
+			return err
+		}
+		return publish(s, g, g.markdown(), "growth", out)
 	}
 	var r *report
 	if s.from != "" {

@@ -187,3 +187,20 @@ func TestPreloadWritesAllAndTriesAgain(t *testing.T) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
+
+func TestPreloadGrowsTheKeySpace(t *testing.T) {
+	k := &keys{values: map[string]string{}, asked: map[string]int{}}
+	spec := testSpec()
+	var done atomic.Int64
+	if err := PreloadFrom(t.Context(), spec, 70, target(t, k).Dialer(), &done); err != nil || len(k.values) != 30 || done.Load() != 30 {
+		t.Errorf("%d keys, %d done: %v", len(k.values), done.Load(), err)
+	}
+	for i, want := range map[int]bool{69: false, 70: true, 99: true} {
+		if _, got := k.values["/kv/b/"+string(AppendKey(nil, i))]; got != want {
+			t.Errorf("key %d: written %v", i, got)
+		}
+	}
+	if err := PreloadFrom(t.Context(), spec, 100, target(t, k).Dialer(), &done); err != nil || len(k.values) != 30 {
+		t.Errorf("with nothing to write: %v", err)
+	}
+}

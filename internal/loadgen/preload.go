@@ -14,9 +14,15 @@ const preloadTries = 5
 // Preload writes every key of spec once. done counts the keys written. It gives
 // up with the first key that cannot be written.
 func Preload(ctx context.Context, spec Spec, dial Dialer, done *atomic.Int64) error {
+	return PreloadFrom(ctx, spec, 0, dial, done)
+}
+
+// PreloadFrom does so from the key of index first on: the key space grows to that of spec.
+func PreloadFrom(ctx context.Context, spec Spec, first int, dial Dialer, done *atomic.Int64) error {
 	var next atomic.Int64
+	next.Store(int64(first))
 	group, ctx := errgroup.WithContext(ctx)
-	for i := range min(spec.Connections, spec.Keys) {
+	for i := range min(spec.Connections, max(spec.Keys-first, 0)) {
 		group.Go(func() error {
 			p := preloader{dial: dial, i: i, draw: newDrawer(&spec, zipf{}, nil, uint64(i))}
 			defer p.close()
