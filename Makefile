@@ -4,7 +4,7 @@ TORTURE ?= 10m
 SIM ?= forever
 MUTANTS ?= all
 
-.PHONY: build test ci sim mutants torture bench
+.PHONY: build test ci sim mutants torture bench baseline benchstat
 
 build:
 	go build -o dunlin ./cmd/dunlin
@@ -35,3 +35,17 @@ mutants:
 # docs/benchmarks.md. BENCH gives more flags, e.g. BENCH="--rounds 1 --bin ~/go/bin".
 bench:
 	go run ./bench --write docs/benchmarks.md $(BENCH)
+
+# Micro-benchmarks of the packages on the path of a request: for how long each runs, and how often.
+MICRO = ./antientropy ./api ./coordinator ./hinted ./internal/storage ./internal/transport ./internal/wire ./ring ./vclock
+MICROBENCH = go test -run '^$$' -bench . -benchtime 200ms -count 6 -timeout 20m $(MICRO)
+
+# Writes what they cost now into bench/baseline.txt. Only on a machine that does nothing else.
+baseline:
+	$(MICROBENCH) >bench/now.out
+	mv bench/now.out bench/baseline.txt
+
+# Shows what changed since then.
+benchstat:
+	$(MICROBENCH) >bench/now.out
+	go tool -modfile=tools/go.mod benchstat bench/baseline.txt bench/now.out

@@ -18,7 +18,7 @@ import (
 // world is a small cluster in memory, in a synctest bubble: real Syncers over memStores, with calls that can be lost
 // before or after they arrive, doubled, or late.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	ring  *ring.Ring
 	nodes []*testNode
 
@@ -64,7 +64,7 @@ type worldOptions struct {
 	idle                 bool // start nothing in the background
 }
 
-func newWorld(t *testing.T, o worldOptions) *world {
+func newWorld(t testing.TB, o worldOptions) *world {
 	if o.partitions == 0 {
 		o.partitions = 16
 	}

@@ -18,7 +18,7 @@ import (
 // world is a small cluster in memory: real coordinators over replicas that keep their records in maps, with calls
 // that can be lost before or after they arrive, or be slow. It runs in a synctest bubble.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	ring  *ring.Ring // of the first epoch
 	first *ring.Epochs
 	nodes []*testNode
@@ -67,7 +67,7 @@ type testNode struct {
 	commit      time.Duration
 }
 
-func newWorld(t *testing.T, n int) *world {
+func newWorld(t testing.TB, n int) *world {
 	w := &world{t: t, down: map[ring.NodeID]bool{}}
 	l := ring.Layout{Epoch: 1, Cluster: "test", ClusterID: [16]byte{7}, Partitions: 16, N: 3}
 	for i := range n {

@@ -252,7 +252,7 @@ type sight struct {
 
 // world is a holder and three or more targets on a network in virtual time.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	start time.Time
 	store *memStore
 	opt   Options
@@ -273,7 +273,7 @@ type world struct {
 	replicas map[ring.NodeID]*replica
 }
 
-func layout(t *testing.T, epoch uint64, members int) *ring.Ring {
+func layout(t testing.TB, epoch uint64, members int) *ring.Ring {
 	t.Helper()
 	l := ring.Layout{Epoch: epoch, Cluster: "test", ClusterID: [16]byte{1}, Partitions: 16, N: 3}
 	for i := range members {
@@ -286,7 +286,7 @@ func layout(t *testing.T, epoch uint64, members int) *ring.Ring {
 	return r
 }
 
-func newWorld(t *testing.T, members int) *world {
+func newWorld(t testing.TB, members int) *world {
 	t.Helper()
 	w := &world{
 		t: t, start: time.Now(), store: newStore(), layout: layout(t, 1, members), alive: map[ring.NodeID]bool{},

@@ -99,6 +99,27 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
+func BenchmarkCodec(b *testing.B) {
+	o := golden()
+	body, scope := encoded(o), Scope{Bucket: "b", Key: "k"}
+	c := o.Answer(0, false).Context
+	token := c.Token(scope)
+	for name, do := range map[string]func(){
+		"encode": func() { encoded(o) },
+		"decode": func() { _, _ = decoded(body) },
+		"digest": func() { o.Digest("bucket", "key") },
+		"token":  func() { c.Token(scope) },
+		"parse":  func() { _, _ = ParseToken(token, scope) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				do()
+			}
+		})
+	}
+}
+
 func BenchmarkMerge(b *testing.B) {
 	x, y, _ := three()
 	for range 3 {
