@@ -43,6 +43,9 @@ func badgerOptions(path string, o Options) badger.Options {
 	if path == "" {
 		opt = opt.WithInMemory(true)
 	}
+	if o.tune != nil {
+		opt = o.tune(opt)
+	}
 	return opt
 }
 

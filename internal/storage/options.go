@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/dgraph-io/badger/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dunlindb/dunlin/ring"
@@ -68,6 +69,8 @@ type Options struct {
 	Commit func(commit func() error) error
 	// Statfs, for tests, tells the free and total bytes of the disk that holds path.
 	Statfs func(path string) (free, total uint64, err error)
+
+	tune func(badger.Options) badger.Options // for benchmarks
 }
 
 func (o Options) withDefaults() (Options, error) {
