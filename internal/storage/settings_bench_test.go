@@ -26,7 +26,7 @@ import (
 )
 
 var (
-	settingsKeys  = flag.Int("settings.keys", 100_000, "keys of BenchmarkSettings")
+	settingsKeys  = flag.Int("settings.keys", 0, "keys of BenchmarkSettings; 0 skips it, since it takes a minute for each setting")
 	settingsPuts  = flag.Int("settings.puts", 300_000, "overwrites of BenchmarkSettings before the restart")
 	settingsValue = flag.Int("settings.value", 1024, "bytes of a value")
 	settingsOS    = flag.Bool("settings.os", false, "durability os")
@@ -96,8 +96,11 @@ type phase struct {
 // own: fill with keys, read, overwrite, restart, overwrite and read again. To compare, run it several times and take
 // the ratios of one run.
 //
-//	go test -run '^$' -bench 'Settings/(chosen|value-log)$' -benchtime 1x -count 1 ./internal/storage
+//	go test -run '^$' -bench 'Settings/(chosen|value-log)$' -benchtime 1x -v ./internal/storage -settings.keys 60000
 func BenchmarkSettings(b *testing.B) {
+	if *settingsKeys == 0 {
+		b.Skip("needs -settings.keys, such as 60000")
+	}
 	for _, setting := range settings {
 		b.Run(setting.name, func(b *testing.B) {
 			for b.Loop() {
