@@ -22,10 +22,10 @@ func (s *Store) MarkDropped(ctx context.Context, target ring.NodeID, k Key) erro
 	if err := s.groups().checkRange(k.Partition, k.Bucket); err != nil {
 		return err
 	}
-	s.hints.mu.Lock()
-	p := s.partition(s.at(k)) // Number may be changing it
-	s.hints.markLocked(target, p)
-	s.hints.mu.Unlock()
+	s.hints.marking <- struct{}{} // Number may be changing it
+	p := s.partition(s.at(k))
+	s.hints.mark(target, p)
+	<-s.hints.marking
 	return s.storeDropped(ctx, target, p)
 }
 

@@ -319,10 +319,10 @@ func (s *Store) renumber(ctx context.Context, names []string) error {
 	}
 	var before *badger.Txn
 	err := s.exclusive(ctx, func() error {
-		s.hints.mu.Lock() // what is marked as dropped from now on has the new number
-		defer s.hints.mu.Unlock()
+		s.hints.marking <- struct{}{} // what is marked as dropped from now on has the new number
+		defer func() { <-s.hints.marking }()
 		err := s.update(func(txn *badger.Txn) error {
-			late := slices.DeleteFunc(s.hints.splitLocked(old, next), func(d dropped) bool { return slices.Contains(told, d) })
+			late := slices.DeleteFunc(s.hints.split(old, next), func(d dropped) bool { return slices.Contains(told, d) })
 			return errors.Join(setDropped(txn, next, late), txn.Set(groupsKey, encodeGroups(next.q, names)))
 		})
 		if err == nil {
@@ -331,8 +331,8 @@ func (s *Store) renumber(ctx context.Context, names []string) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrCommit, err)
 		}
-		for _, d := range s.hints.splitLocked(old, next) {
-			s.hints.markLocked(d.target, d.partition)
+		for _, d := range s.hints.split(old, next) {
+			s.hints.mark(d.target, d.partition)
 		}
 		s.forest.split(old, next)
 		s.numbered.Store(next)
@@ -387,13 +387,9 @@ func setDropped(txn *badger.Txn, g *groups, ds []dropped) error {
 }
 
 // split lists the marks of dropped hints that the new partitions have to have.
-func (t *hintTable) split(old, next *groups) []dropped {
+func (t *hintTable) split(old, next *groups) (out []dropped) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.splitLocked(old, next)
-}
-
-func (t *hintTable) splitLocked(old, next *groups) (out []dropped) {
 	for target, of := range t.dropped {
 		for p := range of {
 			for g := len(old.names) + 1; p < next.q && g <= len(next.names); g++ {

@@ -353,3 +353,26 @@ func TestGoldenGroups(t *testing.T) {
 		}
 	}
 }
+
+// Reads ask which hints are held. They wait for no disk, also while a bucket gets partitions of its own.
+func TestNumberKeepsNobodyFromTheHints(t *testing.T) {
+	var s *Store
+	commits := 0
+	s = openMemory(t, Options{Partitions: groupSlices, Commit: func(commit func() error) error {
+		if s != nil {
+			commits++
+			if !s.hints.mu.TryLock() {
+				t.Error("the table of hints is locked while the disk works")
+			} else {
+				s.hints.mu.Unlock()
+			}
+		}
+		return commit()
+	}})
+	if err := s.Number(t.Context(), []string{"b"}); err != nil {
+		t.Fatal(err)
+	}
+	if commits == 0 {
+		t.Error("nothing was stored")
+	}
+}

@@ -62,6 +62,7 @@ func hintBytes(key []byte, size int) int64 {
 func (s *Store) loadHints() error {
 	s.hints.targets = make(map[ring.NodeID]*hintCounts)
 	s.hints.dropped = make(map[ring.NodeID]map[int]uint64)
+	s.hints.marking = make(chan struct{}, 1)
 	err := s.each(spaceHint, func(item *badger.Item) error {
 		target, k, err := decodeHintKey(item.Key())
 		if err != nil {

@@ -20,6 +20,9 @@ type hintTable struct {
 	targets map[ring.NodeID]*hintCounts
 	dropped map[ring.NodeID]map[int]uint64 // partition, and when it was marked
 	marked  uint64                         // counts markings
+	// marking is held, before mu, by who marks, and by Number while it gives what is marked other numbers. That takes a commit, so
+	// nobody but who marks waits for it, and not in a mutex.
+	marking chan struct{}
 }
 
 type hintCounts struct {
@@ -156,10 +159,6 @@ func (s *Store) HintTargets() []HintTarget {
 func (t *hintTable) mark(target ring.NodeID, p int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.markLocked(target, p)
-}
-
-func (t *hintTable) markLocked(target ring.NodeID, p int) {
 	if t.dropped[target] == nil {
 		t.dropped[target] = make(map[int]uint64)
 	}
