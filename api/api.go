@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/dunlindb/dunlin/coordinator"
+	"github.com/dunlindb/dunlin/internal/admission"
 	"github.com/dunlindb/dunlin/internal/buckets"
 	"github.com/dunlindb/dunlin/ring"
 )
@@ -77,9 +78,11 @@ type Deps struct {
 	Explain    Explainer
 	Healing    Healing
 	Membership Membership
-	Self       ring.NodeID
-	Name       string // of this node
-	Version    string // of the program
+	// Admission lets requests in; nil: up to Options.MaxInFlight at once.
+	Admission *admission.Limit
+	Self      ring.NodeID
+	Name      string // of this node
+	Version   string // of the program
 	// Registry is what /metrics shows, and where New registers its own metrics.
 	Registry *prometheus.Registry
 	Log      *slog.Logger     // nil: slog.Default
@@ -103,7 +106,7 @@ const (
 type Options struct {
 	MaxValue       int           // bytes of the largest value; 1 MiB
 	DefaultTimeout time.Duration // of a request that gives none; 5 s
-	MaxInFlight    int           // requests worked on at once; 1024
+	MaxInFlight    int           // requests worked on at once, if no Deps.Admission says; 1024
 	Durability     string        // Fsync or OS; Fsync
 	R, W           string        // a number, one, quorum or all, where neither request nor bucket says; quorum
 
@@ -163,7 +166,6 @@ type api struct {
 	opt     Options
 	log     *slog.Logger
 	metrics *metrics
-	flight  *flight
 }
 
 // New returns the handler of all routes. It starts nothing. It fails when a dependency is missing, an option is out
@@ -185,9 +187,12 @@ func New(d Deps, opt Options) (http.Handler, error) {
 	if d.Holding == nil {
 		d.Holding = func() []string { return nil }
 	}
-	a := &api{deps: d, opt: opt, log: d.Log, flight: newFlight(opt.MaxInFlight)}
+	if d.Admission == nil {
+		d.Admission = admission.New(opt.MaxInFlight, nil)
+	}
+	a := &api{deps: d, opt: opt, log: d.Log}
 	var err error
-	if a.metrics, err = newMetrics(d.Registry, a.flight); err != nil {
+	if a.metrics, err = newMetrics(d.Registry, d.Admission); err != nil {
 		return nil, err
 	}
 	return a.outermost(a.routes()), nil

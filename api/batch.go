@@ -125,7 +125,7 @@ func (a *api) runBatch(ctx context.Context, in *lines, q query, results chan<- c
 			continue
 		}
 		before, finish := order.enter(o)
-		if !a.flight.enter() {
+		if !a.deps.Admission.Enter() {
 			<-before
 			turn <- a.operate(ctx, o, q)
 			finish()
@@ -134,7 +134,7 @@ func (a *api) runBatch(ctx context.Context, in *lines, q query, results chan<- c
 		}
 		slots <- struct{}{}
 		go func() {
-			defer func() { finish(); a.flight.leave(); <-slots }()
+			defer func() { finish(); a.deps.Admission.Leave(); <-slots }()
 			<-before
 			turn <- a.operate(ctx, o, q)
 		}()

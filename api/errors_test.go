@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -165,6 +166,12 @@ func TestOverload(t *testing.T) {
 	if p := problemOf(t, res); res.Header().Get("Retry-After") == "" || p.Outcome != "none" || !p.Retryable {
 		t.Errorf("overload: %s", res.Body)
 	}
+	body := &countedBody{}
+	rec := httptest.NewRecorder()
+	w.handler.ServeHTTP(rec, httptest.NewRequest("PUT", "/kv/b/k", body))
+	if rec.Code != 503 || body.read {
+		t.Errorf("%d; the body was read: %v", rec.Code, body.read)
+	}
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/cluster/members"} {
 		w.want(200, "GET", path, "")
 	}
@@ -177,3 +184,8 @@ func TestOverload(t *testing.T) {
 	w.kv.block = nil
 	w.put("/kv/b/k2", "v")
 }
+
+// countedBody notes whether anybody reads it.
+type countedBody struct{ read bool }
+
+func (b *countedBody) Read([]byte) (int, error) { b.read = true; return 0, io.EOF }

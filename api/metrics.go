@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dunlindb/dunlin/internal/admission"
 )
 
 type metrics struct {
@@ -21,7 +23,7 @@ type metrics struct {
 }
 
 // newMetrics declares all metrics of this package.
-func newMetrics(reg *prometheus.Registry, f *flight) (*metrics, error) {
+func newMetrics(reg *prometheus.Registry, l *admission.Limit) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "dunlin_http_requests_total", Help: "Requests answered, by route, method and status (499: client gone).",
@@ -44,9 +46,12 @@ func newMetrics(reg *prometheus.Registry, f *flight) (*metrics, error) {
 		}, []string{"op", "code"}),
 	}
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "dunlin_http_in_flight", Help: "Requests worked on now.",
-	}, func() float64 { return float64(f.n.Load()) })
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.refused, m.siblings, m.batch, inFlight} {
+		Name: "dunlin_http_in_flight", Help: "Requests worked on now, and writes that other nodes have handed to this one.",
+	}, func() float64 { return float64(l.InFlight()) })
+	limit := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "dunlin_http_in_flight_limit", Help: "How many may be worked on now: less than --max-in-flight while processors do not keep up.",
+	}, func() float64 { return float64(l.Now()) })
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.refused, m.siblings, m.batch, inFlight, limit} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("api: metrics: %w", err)
 		}

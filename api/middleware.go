@@ -6,7 +6,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/dunlindb/dunlin/coordinator"
@@ -24,24 +23,6 @@ const (
 	headerRepeated     = "Dunlin-Repeated"
 	headerMissing      = "Dunlin-Missing"
 )
-
-// flight counts the requests that are worked on.
-type flight struct {
-	max int64
-	n   atomic.Int64
-}
-
-func newFlight(limit int) *flight { return &flight{max: int64(limit)} }
-
-func (f *flight) enter() bool {
-	if f.n.Add(1) > f.max {
-		f.n.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (f *flight) leave() { f.n.Add(-1) }
 
 // recorder remembers what was answered.
 type recorder struct {
@@ -153,11 +134,11 @@ func (a *api) admit(rt route, h handler, w http.ResponseWriter, r *http.Request)
 	if rt.free {
 		return h(w, r)
 	}
-	if !a.flight.enter() {
+	if !a.deps.Admission.Enter() {
 		a.metrics.refused.Inc()
-		return newProblem(http.StatusServiceUnavailable, "overloaded", "this node works on as many requests as it may")
+		return newProblem(http.StatusServiceUnavailable, "overloaded", "this node works on as many requests as it can")
 	}
-	defer a.flight.leave()
+	defer a.deps.Admission.Leave()
 	if err := a.deps.Cluster.Ready(); err != nil {
 		return newProblem(http.StatusServiceUnavailable, "not-ready", err.Error())
 	}

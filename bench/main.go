@@ -31,6 +31,12 @@
 // and to try it, with one of the series and few keys:
 //
 //	go run ./bench --growth --series keys --keys 20000 --rounds 1 --window 1s
+//
+// With --frozen, what clients feel while one of three nodes stands still; with
+// --overload, what they get when they want twice what there is:
+//
+//	go run ./bench --frozen --window 10s --write docs/benchmarks.md
+//	go run ./bench --overload --window 10s --write docs/benchmarks.md
 package main
 
 import (
@@ -67,12 +73,15 @@ type settings struct {
 	out         string
 	write       string
 	from        string
+	Flood       time.Duration `json:"flood_ns,omitempty"`
 	healing     bool
 	join        bool
 	profile     bool
 	growth      bool
 	series      []string // of growth; empty: all
 	plot        string   // of growth
+	frozen      bool
+	overload    bool
 }
 
 func main() {
@@ -107,6 +116,9 @@ func parse(args []string, w io.Writer) (settings, error) {
 	f.BoolVar(&s.join, "join", false, "measure how a fifth node joins four of Dunlin, and leaves")
 	f.BoolVar(&s.profile, "profile", false, "measure where the CPU of Dunlin's operations goes")
 	s.growthFlags(f)
+	f.BoolVar(&s.frozen, "frozen", false, "measure what clients of two nodes of Dunlin feel while the third stands still")
+	f.BoolVar(&s.overload, "overload", false, "measure what happens when clients want twice what Dunlin can do")
+	f.DurationVar(&s.Flood, "flood", time.Minute, "how long --overload asks for too much")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -119,7 +131,9 @@ func parse(args []string, w io.Writer) (settings, error) {
 	case s.Rounds < 1:
 		return s, fmt.Errorf("--rounds: %d is less than 1", s.Rounds)
 	case s.modes() > 1 || s.modes() == 1 && (s.Rate <= 0 || s.from != "" || s.only != ""):
-		return s, errors.New("--healing, --join, --profile, --growth: need a --rate, and are not for each other, --from or --servers")
+		return s, errors.New("--healing, --join, --profile, --growth, --frozen, --overload: need a --rate, and are not for each other, --from or --servers")
+	case s.Flood < time.Second:
+		return s, fmt.Errorf("--flood: %v is less than a second", s.Flood)
 	case s.Window < time.Second:
 		return s, fmt.Errorf("--window: %v is less than a second", s.Window)
 	case s.plot != "" && !s.growth:
@@ -136,7 +150,7 @@ func given(f *flag.FlagSet, name string) (set bool) {
 
 // modes counts the other things to measure that are asked for.
 func (s settings) modes() (n int) {
-	for _, asked := range []bool{s.healing, s.join, s.profile, s.growth} {
+	for _, asked := range []bool{s.healing, s.join, s.profile, s.growth, s.frozen, s.overload} {
 		if asked {
 			n++
 		}
@@ -206,6 +220,20 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 		return publish(s, g, g.markdown(), "growth", out)
+	}
+	if s.frozen {
+		f, err := measureFrozen(ctx, s, progress)
+		if err != nil {
+			return err
+		}
+		return publish(s, f, f.markdown(), "frozen", out)
+	}
+	if s.overload {
+		o, err := measureOverload(ctx, s, progress)
+		if err != nil {
+			return err
+		}
+		return publish(s, o, o.markdown(), "overload", out)
 	}
 	var r *report
 	if s.from != "" {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,6 +130,42 @@ func TestRetryAfterIsHonouredButOtherNodesAreAskedAtOnce(t *testing.T) {
 		}
 		if at[2] < 3*time.Second || at[2] > 4*time.Second {
 			t.Errorf("the first node was asked again after %v, want its 3s", at[2])
+		}
+	})
+}
+
+func TestWhoWasRefusedAtOnceDoesNotComeBackAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 64
+		begin := time.Now()
+		var mu sync.Mutex
+		back := map[time.Duration]bool{}
+		c := scripted(t, Options{}, []string{"a"}, func(*http.Request) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			since := time.Since(begin)
+			if since == 0 {
+				return reply(503, "", "Retry-After", "1"), nil
+			}
+			back[since] = true
+			return reply(200, "v"), nil
+		})
+		var wg sync.WaitGroup
+		for range clients {
+			wg.Go(func() {
+				if _, err := c.Bucket("b").Get(t.Context(), "k", Read{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for since := range back {
+			if since < time.Second || since > 1500*time.Millisecond {
+				t.Errorf("came back after %v", since)
+			}
+		}
+		if len(back) < clients/2 {
+			t.Errorf("%d clients came back at %d times", clients, len(back))
 		}
 	})
 }

@@ -3,10 +3,11 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -51,7 +52,8 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	operation := func() (*answer, error) {
 		e, busy := c.next(start, attempt)
 		if busy > 0 && attempt > 0 {
-			if err := sleep(ctx, busy); err != nil {
+			// Not all that were refused at once come back at once.
+			if err := sleep(ctx, busy+rand.N(busy/4+1)); err != nil {
 				return nil, backoff.Permanent(errors.Join(last, err))
 			}
 		}
@@ -190,4 +192,4 @@ func (r *request) accepts(status int) bool {
 }
 
 // NewIdempotencyKey returns a fresh random key for Write.IdempotencyKey.
-func NewIdempotencyKey() string { return rand.Text() }
+func NewIdempotencyKey() string { return crand.Text() }

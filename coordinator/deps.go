@@ -139,6 +139,15 @@ type Deps struct {
 	Now      func() time.Time      // the wall clock; nil: time.Now
 	// CatchUp takes this node's partition into a later reap round of which a peer knows; nil: it is left behind.
 	CatchUp func(ctx context.Context, p int, round uint64) error
+	// Admission lets in the writes that other nodes hand to this one; nil: all. Replica requests need no admission: they
+	// are part of what was let in elsewhere, and refused they would have been begun in vain.
+	Admission Admission
+}
+
+// Admission bounds what is worked on at once. Who enters leaves.
+type Admission interface {
+	Enter() bool
+	Leave()
 }
 
 // Options tune a coordinator. Zero values take the defaults.

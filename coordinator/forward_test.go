@@ -69,6 +69,46 @@ func TestFullPrimaryLetsAnotherCoordinate(t *testing.T) {
 	})
 }
 
+// busy lets nothing in.
+type busy struct{ asked int }
+
+func (b *busy) Enter() bool { b.asked++; return false }
+func (b *busy) Leave()      { panic("nobody entered") }
+
+func TestAPrimaryThatHasTooMuchToDoRefusesAForwardedWriteBeforeItIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5)
+		defer w.close()
+		own, other := w.primaries("k")
+		admission := &busy{}
+		for _, n := range own {
+			n.c.deps.Admission = admission
+		}
+		_, err := w.put(other, PutRequest{Key: "k", Write: value("v"), W: 2, Sloppy: true})
+		q := quorumError(t, err)
+		if q.Kind != Overloaded || q.Outcome != None || q.Required != 2 || q.Acked != 0 {
+			t.Fatalf("%+v", q)
+		}
+		if calls := w.takeCalls(); len(calls) != 1 || admission.asked != 1 {
+			t.Fatalf("the load was spread: %v, %d asked", calls, admission.asked)
+		}
+		for _, n := range w.nodes {
+			if v := n.values("k"); len(v) > 0 {
+				t.Fatalf("refused, and yet %v is there", v)
+			}
+		}
+		// What was let in elsewhere is done, however much there is to do.
+		admitted := own[0]
+		admitted.c.deps.Admission = nil
+		if _, err := w.put(admitted, PutRequest{Key: "k", Write: value("v"), W: 3}); err != nil {
+			t.Fatal(err)
+		}
+		if res, err := w.get(admitted, "k", 3); err != nil || res.Acks != 3 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	})
+}
+
 func TestForwardToAFrozenPrimary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, withID := range []bool{false, true} {

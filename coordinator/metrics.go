@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	requests map[string][2]prometheus.Counter // by op: done well, failed; fixed after newMetrics
 	forwards prometheus.Counter
+	refused  prometheus.Counter
 	hedges   prometheus.Counter
 	repairs  *prometheus.CounterVec // by cause
 	dropped  prometheus.Counter
@@ -29,6 +30,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: map[string][2]prometheus.Counter{}, replicas: map[string]prometheus.Counter{},
 		forwards: prometheus.NewCounter(counter("forwards_total", "Writes forwarded to a primary, because this node is none of the key.")),
+		refused:  prometheus.NewCounter(counter("forwards_refused_total", "Writes of other nodes that this one refused to coordinate because it had too much to do.")),
 		hedges:   prometheus.NewCounter(counter("hedges_total", "Replica reads sent because an earlier one was slow.")),
 		repairs:  prometheus.NewCounterVec(counter("read_repairs_total", "Replicas repaired after a read, by cause (stale, damaged) and result."), []string{"cause", "result"}),
 		dropped:  prometheus.NewCounter(counter("read_repairs_dropped_total", "Read repairs dropped because too many were waiting.")),
@@ -46,7 +48,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		m.replicas[endpoint] = replicas.WithLabelValues(endpoint)
 	}
 	if r != nil {
-		r.MustRegister(reads, requests, m.forwards, m.hedges, m.repairs, m.dropped, replicas, m.fetches)
+		r.MustRegister(reads, requests, m.forwards, m.refused, m.hedges, m.repairs, m.dropped, replicas, m.fetches)
 	}
 	return m
 }

@@ -135,13 +135,28 @@ func (c *Coordinator) servePut(ctx context.Context, from ring.NodeID, body []byt
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(m.budget)*time.Millisecond)
 		defer cancel()
 	}
-	res, err := c.coordinate(ctx, k, m.req, true)
+	res, err := c.coordinateForwarded(ctx, e, k, m.req)
 	c.metrics.done(opPut, err)
 	reply := putReply{result: res, trace: m.req.Trace.Events()}
 	if err != nil {
 		reply.failed = describe(err)
 	}
 	return reply.encode(), nil
+}
+
+// coordinateForwarded is coordinate, unless this node has too much to do: then nothing was stored, and the other node
+// does not try the next primary, which would only spread the overload.
+func (c *Coordinator) coordinateForwarded(ctx context.Context, e *ring.Epochs, k Key, req PutRequest) (PutResult, error) {
+	if a := c.deps.Admission; a != nil {
+		if !a.Enter() {
+			c.metrics.refused.Inc()
+			core := newCore(e, k.Partition, req)
+			core.addFailure(place{node: c.deps.Self}, failure{word: wordOverloaded, certain: true})
+			return PutResult{}, c.putError(e, core, Overloaded, None, "the primary that was to coordinate works on as many requests as it can")
+		}
+		defer a.Leave()
+	}
+	return c.coordinate(ctx, k, req, true)
 }
 
 // describe packs an error of coordinate for the node that forwarded.

@@ -26,6 +26,7 @@ var floors = map[string]int{
 	"internal/fleet":     -1, // runs processes
 	"ring":               0,
 	"vclock":             0,
+	"internal/admission": 0,
 	"internal/paxos":     0,
 	"internal/storage":   1,
 	"internal/transport": 1,

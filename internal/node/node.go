@@ -18,6 +18,7 @@ import (
 	"github.com/dunlindb/dunlin/api"
 	"github.com/dunlindb/dunlin/coordinator"
 	"github.com/dunlindb/dunlin/hinted"
+	"github.com/dunlindb/dunlin/internal/admission"
 	"github.com/dunlindb/dunlin/internal/buckets"
 	"github.com/dunlindb/dunlin/internal/cluster"
 	"github.com/dunlindb/dunlin/internal/config"
@@ -47,6 +48,9 @@ type Deps struct {
 	Now func() time.Time
 	// ReapAfter is how old a tombstone must be to be reaped; 0: the reaper's default.
 	ReapAfter time.Duration
+	// Waits tells how long goroutines wait for a processor, so that clients are refused what this node cannot do; nil:
+	// only their number counts. A process that does other work, or is in virtual time, cannot say.
+	Waits admission.Waits
 }
 
 // Node is one running node.
@@ -62,6 +66,7 @@ type Node struct {
 	cluster     *cluster.Cluster
 	transport   *transport.Transport
 	buckets     *buckets.Registry
+	admission   *admission.Limit
 	coordinator *coordinator.Coordinator
 	handoff     *hinted.Worker
 	syncer      *antientropy.Syncer
@@ -80,7 +85,7 @@ type Node struct {
 // Config.LeaveOnStop it leaves the cluster in between. An error is one line that says which setting to change, or why
 // the node did not leave.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	n, err := Start(ctx, cfg, log, Deps{})
+	n, err := Start(ctx, cfg, log, Deps{Waits: admission.Runtime()})
 	if err != nil {
 		return err
 	}
@@ -281,9 +286,11 @@ func (n *Node) joinProtocols() (err error) {
 	if err != nil {
 		return err
 	}
+	n.admission = admission.New(n.cfg.MaxInFlight, n.deps.Waits)
 	n.coordinator, err = coordinator.New(coordinator.Deps{
 		Self: n.self(), Local: local{n.store}, Hints: hints{n.store}, Peers: n.transport, View: n.cluster, Log: n.log, Registry: n.registry, Now: n.deps.Now,
-		CatchUp: func(ctx context.Context, p int, round uint64) error { return n.reaper.CatchUp(ctx, p, round) },
+		Admission: n.admission,
+		CatchUp:   func(ctx context.Context, p int, round uint64) error { return n.reaper.CatchUp(ctx, p, round) },
 	}, coordinator.Options{})
 	if err != nil {
 		return err
@@ -432,12 +439,12 @@ func (n *Node) heard(e cluster.Event) {
 
 func (n *Node) serveClients(context.Context) error {
 	opt := api.Options{
-		MaxValue: int(n.cfg.MaxValue), DefaultTimeout: n.cfg.DefaultTimeout, MaxInFlight: n.cfg.MaxInFlight,
+		MaxValue: int(n.cfg.MaxValue), DefaultTimeout: n.cfg.DefaultTimeout,
 		Durability: n.cfg.Durability, R: string(n.cfg.R), W: string(n.cfg.W),
 	}
 	handler, err := api.New(api.Deps{
 		KV: n.coordinator, Buckets: n.buckets, Cluster: view{n.cluster, n.store, n.dir.Path(), &n.verified}, Holding: n.store.Buckets, Explain: n.coordinator, Healing: healing{n}, Membership: membership{n},
-		Self: n.self(), Name: n.cfg.Name, Version: Version(), Registry: n.registry, Log: n.log, Now: n.deps.Now,
+		Self: n.self(), Name: n.cfg.Name, Version: Version(), Registry: n.registry, Log: n.log, Now: n.deps.Now, Admission: n.admission,
 	}, opt)
 	if err != nil {
 		return err

@@ -1,0 +1,98 @@
+package admission
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// window is how often the limit is thought over.
+	window = 50 * time.Millisecond
+	// idle is after how long without a look nothing can be left of an overload.
+	idle = 10 * window
+	// target is the longest wait for a processor that is put up with. At it, the processors are never idle; more would only
+	// make everybody wait, those who are refused as well.
+	target = 10 * time.Millisecond
+	// leastEach is what is worked on for each processor whatever the waits seem to be: other programs on the machine, or
+	// the collector of garbage, make goroutines wait as well. It is done in a few milliseconds.
+	leastEach = 32
+)
+
+// Limit is how many operations may be under way. While goroutines wait longer than target for a processor, it goes down
+// by a quarter each window, from what was under way at most; while they wait less than half of that, it goes up by an
+// eighth. So it stays where the processors are just busy. Safe for concurrent use.
+type Limit struct {
+	most, least int64
+	waits       Waits
+	began       time.Time
+
+	n     atomic.Int64 // under way
+	limit atomic.Int64
+	peak  atomic.Int64 // most that were under way in this window, about
+	due   atomic.Int64 // when this window ends, since began
+
+	mu   sync.Mutex    // guards last, and that waits is asked by one at a time
+	last time.Duration // when waits was asked
+}
+
+// Waits tells how long goroutines waited for a processor since it was asked before: the time that nine of ten did not
+// exceed. ok is false when too few were seen.
+type Waits func() (wait time.Duration, ok bool)
+
+// New returns a limit that is never above most. Without waits it is always that.
+func New(most int, waits Waits) *Limit {
+	l := &Limit{most: int64(most), least: int64(leastEach * runtime.GOMAXPROCS(0)), waits: waits, began: time.Now()}
+	l.limit.Store(l.most)
+	return l
+}
+
+// Enter begins an operation, or reports that there is too much to do.
+func (l *Limit) Enter() bool {
+	if l.waits != nil {
+		l.look()
+	}
+	n := l.n.Add(1)
+	if n > l.limit.Load() {
+		l.n.Add(-1)
+		return false
+	}
+	if n > l.peak.Load() {
+		l.peak.Store(n)
+	}
+	return true
+}
+
+// Leave ends an operation that entered.
+func (l *Limit) Leave() { l.n.Add(-1) }
+
+// InFlight is how many operations are under way.
+func (l *Limit) InFlight() int { return int(l.n.Load()) }
+
+// Now is how many may be.
+func (l *Limit) Now() int { return int(l.limit.Load()) }
+
+// look thinks the limit over when a window has ended.
+func (l *Limit) look() {
+	now, due := time.Since(l.began), l.due.Load()
+	if int64(now) < due || !l.due.CompareAndSwap(due, int64(now+window)) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait, ok := l.waits()
+	since := now - l.last
+	l.last = now
+	limit, peak := l.limit.Load(), l.peak.Swap(l.n.Load())
+	switch {
+	case since > idle:
+		limit = l.most // the waits are of long ago
+	case ok && wait > target:
+		limit = min(limit, peak)
+		limit -= limit / 4
+	case !ok || wait < target/2:
+		limit += limit/8 + 1
+	}
+	l.limit.Store(min(max(limit, l.least), l.most))
+}
