@@ -105,13 +105,8 @@ func startCluster(ctx context.Context, v *server, dir string) (*cluster, error) 
 		if err == nil {
 			return c, nil
 		}
-		for i, e := range c.ended {
-			select {
-			case ended := <-e:
-				e <- ended
-				return fail(fmt.Errorf("node %d ended (%v); its log: %s", i+1, ended, tail(c.logs[i].Name())))
-			default:
-			}
+		if gone := c.gone(); gone != nil {
+			return fail(gone)
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
@@ -119,6 +114,20 @@ func startCluster(ctx context.Context, v *server, dir string) (*cluster, error) 
 			return fail(fmt.Errorf("not ready within %v: %w; the first node's log: %s", startTime, err, tail(c.logs[0].Name())))
 		}
 	}
+}
+
+// gone tells which processes ended by themselves.
+func (c *cluster) gone() error {
+	var errs []error
+	for i, e := range c.ended {
+		select {
+		case ended := <-e:
+			e <- ended
+			errs = append(errs, fmt.Errorf("node %d ended (%v); its log: %s", i+1, ended, tail(c.logs[i].Name())))
+		default:
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func nodeDir(dir string, node int) string { return filepath.Join(dir, fmt.Sprintf("n%d", node+1)) }

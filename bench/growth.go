@@ -155,8 +155,10 @@ func (g *grower) start(ctx context.Context, name string, size int) (*site, error
 	return &site{server: v, cluster: c, dir: dir, put: dial, get: dial}, nil
 }
 
-// stop ends the nodes and removes what they stored, which may be much.
-func (p *site) stop() error { return errors.Join(p.cluster.stop(), os.RemoveAll(p.dir)) }
+// stop ends the nodes and removes what they stored, which may be much. It tells which of them had ended by themselves.
+func (p *site) stop() error {
+	return errors.Join(p.cluster.gone(), p.cluster.stop(), os.RemoveAll(p.dir))
+}
 
 // base starts a cluster with baseKeys.
 func (g *grower) base(ctx context.Context, name string, size int) (*site, loadgen.Spec, error) {
