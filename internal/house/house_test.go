@@ -60,7 +60,7 @@ var owners = map[string][]string{
 	"github.com/vbauerster/mpb":           {"cmd/dunlin"},
 	"github.com/vbauerster/cupwriter":     {"cmd/dunlin"},
 	"github.com/HdrHistogram":             {"internal/loadgen"},
-	"github.com/wcharczuk/go-chart":       {"internal/loadgen"},
+	"github.com/wcharczuk/go-chart":       {"internal/loadgen", "bench"},
 	"go.yaml.in/yaml":                     {"internal/config"},
 	"github.com/prometheus/client_golang": {"api", "coordinator", "hinted", "antientropy", "internal/reaper", "internal/storage", "internal/node"},
 }

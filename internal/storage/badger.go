@@ -36,6 +36,8 @@ func badgerOptions(path string, o Options) badger.Options {
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(3).
 		WithNumCompactors(2).
+		WithBaseLevelSize(128 << 20). // levels of 10 MiB rewrite a value once more on its way down
+		WithBlockSize(16 << 10).
 		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(64 << 20).
 		WithMetricsEnabled(false).

@@ -43,16 +43,17 @@ var settings = []struct {
 	{name: "value-log-l2", tune: func(o badger.Options) badger.Options { return valueLog(o).WithNumLevelZeroTables(2) }},
 	{name: "mem8", tune: func(o badger.Options) badger.Options { return o.WithMemTableSize(8 << 20) }},
 	{name: "mem32", tune: func(o badger.Options) badger.Options { return o.WithMemTableSize(32 << 20) }},
-	{name: "base64", tune: func(o badger.Options) badger.Options { return o.WithBaseLevelSize(64 << 20) }},
+	{name: "base10", tune: func(o badger.Options) badger.Options { return o.WithBaseLevelSize(10 << 20) }},
 	{name: "base256", tune: func(o badger.Options) badger.Options { return o.WithBaseLevelSize(256 << 20) }},
 	{name: "tables8", tune: func(o badger.Options) badger.Options { return o.WithBaseTableSize(8 << 20) }},
 	{name: "level0-10", tune: func(o badger.Options) badger.Options {
 		return o.WithNumLevelZeroTables(10).WithNumLevelZeroTablesStall(20)
 	}},
-	{name: "block16", tune: func(o badger.Options) badger.Options { return o.WithBlockSize(16 << 10) }},
-	{name: "base128-block16", tune: func(o badger.Options) badger.Options {
-		return o.WithBaseLevelSize(128 << 20).WithBlockSize(16 << 10)
+	{name: "block4", tune: func(o badger.Options) badger.Options { return o.WithBlockSize(4 << 10) }},
+	{name: "base10-block4", tune: func(o badger.Options) badger.Options {
+		return o.WithBaseLevelSize(10 << 20).WithBlockSize(4 << 10)
 	}},
+	{name: "level-tables", tune: func(o badger.Options) badger.Options { o.TableSizeMultiplier = 1; return o }},
 	{name: "compactors4", tune: func(o badger.Options) badger.Options { return o.WithNumCompactors(4) }},
 	{name: "gogc200", env: "GOGC=200"},
 	{name: "gogc400", env: "GOGC=400"},
