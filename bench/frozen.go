@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,24 +40,15 @@ type felt struct {
 }
 
 func measureFrozen(ctx context.Context, s settings, progress io.Writer) (_ *frozen, err error) {
-	remove, err := s.ownData()
+	w, err := newWard(ctx, s, "frozen", progress)
 	if err != nil {
 		return nil, err
 	}
-	defer remove()
-	v, err := dunlin(ctx, s)
-	if err != nil {
+	defer func() { err = errors.Join(err, w.close()) }()
+	if err := w.start(ctx); err != nil {
 		return nil, err
 	}
-	w := &ward{settings: s, server: v, dir: filepath.Join(s.data, "frozen"), progress: progress}
-	if w.cluster, err = startCluster(ctx, v, w.dir); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, w.cluster.stop()) }()
-	if err := loadgen.Preload(ctx, w.spec(), v.loads[0].dial, new(atomic.Int64)); err != nil {
-		return nil, err
-	}
-	out := &frozen{Settings: s, Machine: thisMachine(), Version: v.version}
+	out := &frozen{Settings: s, Machine: thisMachine(), Version: w.server.version}
 	for range s.Rounds {
 		if err := w.equal(ctx); err != nil {
 			return nil, err

@@ -9,11 +9,9 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -67,28 +65,15 @@ type refill struct {
 }
 
 func measureHealing(ctx context.Context, s settings, progress io.Writer) (_ *healing, err error) {
-	remove, err := s.ownData()
+	w, err := newWard(ctx, s, "healing", progress)
 	if err != nil {
 		return nil, err
 	}
-	defer remove()
-	v, err := dunlin(ctx, s)
-	if err != nil {
+	defer func() { err = errors.Join(err, w.close()) }()
+	if err := w.start(ctx); err != nil {
 		return nil, err
 	}
-	v.name = base
-	dir := filepath.Join(s.data, "healing")
-	c, err := startCluster(ctx, v, dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, c.stop()) }()
-	h := &healing{Settings: s, Machine: thisMachine(), Version: v.version}
-	w := &ward{settings: s, server: v, cluster: c, dir: dir, progress: progress}
-	spec := w.spec()
-	if err := loadgen.Preload(ctx, spec, v.loads[0].dial, new(atomic.Int64)); err != nil {
-		return nil, err
-	}
+	h := &healing{Settings: s, Machine: thisMachine(), Version: w.server.version}
 	for _, step := range []func(context.Context, *healing) error{w.idle, w.differ} {
 		if err := step(ctx, h); err != nil {
 			return nil, err
@@ -103,23 +88,6 @@ func measureHealing(ctx context.Context, s settings, progress io.Writer) (_ *hea
 		h.Refills = append(h.Refills, r)
 	}
 	return h, nil
-}
-
-// ward is a cluster of which the last node suffers.
-type ward struct {
-	settings settings
-	server   *server
-	cluster  *cluster
-	dir      string
-	progress io.Writer
-}
-
-func (w *ward) spec() loadgen.Spec {
-	return loadgen.Spec{
-		Connections: w.settings.Connections, Dist: loadgen.Uniform, Keys: w.settings.Keys, Warmup: w.settings.Warmup, Duration: w.settings.Window,
-		Mix: loadgen.Mix{loadgen.Put: 1, loadgen.Get: 1}, Rate: background * w.settings.Rate, Arrivals: loadgen.Poisson, Verify: true,
-		ValueSize: loadgen.SizeRange{Min: w.settings.Value, Max: w.settings.Value}, Seed: 1,
-	}
 }
 
 // counters are sums of metrics over some nodes.

@@ -7,11 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/dunlindb/dunlin/internal/loadgen"
@@ -75,32 +73,20 @@ type probe struct {
 }
 
 func measureOverload(ctx context.Context, s settings, progress io.Writer) (_ *overloads, err error) {
-	remove, err := s.ownData()
+	w, err := newWard(ctx, s, "overload", progress)
 	if err != nil {
 		return nil, err
 	}
-	defer remove()
-	v, err := dunlin(ctx, s)
-	if err != nil {
+	defer func() { err = errors.Join(err, w.close()) }()
+	out := &overloads{Settings: s, Machine: thisMachine(), Version: w.server.version}
+	if out.Split, err = apart(func() error { return w.launch(ctx) }); err != nil {
 		return nil, err
 	}
-	out := &overloads{Settings: s, Machine: thisMachine(), Version: v.version}
-	var c *cluster
-	out.Split, err = apart(func() (err error) {
-		c, err = startCluster(ctx, v, filepath.Join(s.data, "overload"))
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, c.stop()) }()
-	spec := (&ward{settings: s}).spec()
-	spec.Rate = 0
-	if err := loadgen.Preload(ctx, spec, v.loads[0].dial, new(atomic.Int64)); err != nil {
+	if err := w.fill(ctx); err != nil {
 		return nil, err
 	}
 	for range s.Rounds {
-		o, err := flood(ctx, s, v, c.pids())
+		o, err := w.flood(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -112,9 +98,8 @@ func measureOverload(ctx context.Context, s settings, progress io.Writer) (_ *ov
 }
 
 // flood finds the peak, then asks for twice as much.
-func flood(ctx context.Context, s settings, v *server, pids []int) (o overload, err error) {
-	spec := (&ward{settings: s}).spec()
-	spec.Rate, spec.Arrivals = 0, ""
+func (w *ward) flood(ctx context.Context) (o overload, err error) {
+	v, pids, spec := w.server, w.cluster.pids(), w.closedLoop()
 	peak, err := loadgen.Run(ctx, spec, v.loads[0].dial, loadgen.Options{PIDs: pids})
 	if err != nil {
 		return o, err
@@ -127,7 +112,7 @@ func flood(ctx context.Context, s settings, v *server, pids []int) (o overload, 
 		return o, err
 	}
 	begin := time.Now()
-	spec.Rate, spec.Arrivals, spec.Connections, spec.Duration = o.Rate, loadgen.Poisson, floodConnections, s.Flood
+	spec.Rate, spec.Arrivals, spec.Connections, spec.Duration = o.Rate, loadgen.Poisson, floodConnections, w.settings.Flood
 	r, err := loadgen.Run(ctx, spec, v.loads[0].dial, loadgen.Options{PIDs: pids})
 	if err != nil {
 		return o, err

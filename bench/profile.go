@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -101,36 +99,22 @@ func stackOf(s *profile.Sample) (stack []string) {
 }
 
 func measureProfiles(ctx context.Context, s settings, progress io.Writer) (_ *profiles, err error) {
-	remove, err := s.ownData()
+	w, err := newWard(ctx, s, "profile", progress)
 	if err != nil {
 		return nil, err
 	}
-	defer remove()
-	v, err := dunlin(ctx, s)
-	if err != nil {
+	defer func() { err = errors.Join(err, w.close()) }()
+	if err := w.start(ctx); err != nil {
 		return nil, err
 	}
-	v.name = base
-	c, err := startCluster(ctx, v, filepath.Join(s.data, "profile"))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, c.stop()) }()
-	spec := loadgen.Spec{
-		Connections: s.Connections, Dist: loadgen.Uniform, Keys: s.Keys, ValueSize: loadgen.SizeRange{Min: s.Value, Max: s.Value},
-		Warmup: s.Warmup, Duration: s.Window, Verify: true,
-	}
-	var done atomic.Int64
-	if err := loadgen.Preload(ctx, spec, v.loads[0].dial, &done); err != nil {
-		return nil, err
-	}
-	out := &profiles{Settings: s, Machine: thisMachine(), Version: v.version}
-	for _, l := range v.loads {
+	spec := w.closedLoop()
+	out := &profiles{Settings: s, Machine: thisMachine(), Version: w.server.version}
+	for _, l := range w.server.loads {
 		if l.open {
 			continue
 		}
 		spec.Mix = l.mix
-		run, err := profiled(ctx, v, c, spec, l)
+		run, err := profiled(ctx, w.server, w.cluster, spec, l)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", l.name, err)
 		}
