@@ -25,6 +25,7 @@ type client struct {
 	late   []late          // acknowledged writes that it may send again, the latest at the end
 	once   []place         // keys that it wrote once, and may delete
 	n      int
+	only   *Node // that it asks; nil: any
 }
 
 // late is a write that was acknowledged some time ago.
@@ -263,7 +264,7 @@ func (c *client) again(q request) {
 func (c *client) send(q request, o *referee.Operation) (a answer, err error) {
 	nodes := c.opt.nodes()
 	for range 2 * len(nodes) {
-		p := nodes[c.rnd.IntN(len(nodes))]
+		p := c.pick(nodes)
 		o.Node = p.Name
 		to := q
 		to.path = p.URL() + q.path

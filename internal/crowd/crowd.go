@@ -77,7 +77,13 @@ type Crowd struct {
 	counts     map[string]int // operations by what came of them
 	once       []place        // the keys that were written once
 	slots      []slot         // the other keys
-	waited     time.Duration  // for nodes that could not be asked
+	guests     []place        // the keys of guests
+	tried      int            // names for them
+	guestPuts  int
+	guest      *http.Client  // of all guests; nil: there was none
+	resting    int           // how many want the clients to rest
+	resumed    chan struct{} // closed when nobody does any more
+	waited     time.Duration // for nodes that could not be asked
 }
 
 // slot is a key after the other.
@@ -94,6 +100,7 @@ func Start(opt Options, history *referee.History) *Crowd {
 			for ctx.Err() == nil {
 				one.step()
 				one.rest(ctx)
+				c.wait(ctx)
 			}
 		})
 	}
@@ -104,6 +111,11 @@ func Start(opt Options, history *referee.History) *Crowd {
 func (c *Crowd) Finish() {
 	c.stop()
 	c.wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.guest != nil {
+		c.guest.CloseIdleConnections()
+	}
 }
 
 // Since is the time of the crowd, as its history has it.
@@ -187,7 +199,7 @@ func (c *Crowd) Places() (out [][2]string) {
 			}
 		}
 	}
-	for _, p := range c.once {
+	for _, p := range slices.Concat(c.once, c.guests) {
 		out = append(out, [2]string{p.bucket, p.key})
 	}
 	return out

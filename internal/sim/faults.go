@@ -35,6 +35,7 @@ var faults = []fault{
 	{"stuck", (*strike).stuck},
 	{"stall", (*strike).stall},
 	{"grow", (*strike).grow},
+	{"overtake", (*strike).overtake},
 }
 
 // What is behind firstFaults was added later, and what is behind secondFaults, later still; each is drawn where Draw ended then.

@@ -58,6 +58,7 @@ type member struct {
 	tail   float64       // chance that a commit takes stalls
 	stalls time.Duration // see tail
 	free   uint64        // bytes on its disk
+	held   chan struct{} // the next commit waits until it is closed; nil: it does not
 }
 
 // use is what a machine is for.
@@ -269,7 +270,15 @@ func (m *member) commit(gone <-chan struct{}, commit func() error) error {
 	if m.tail > 0 && m.rnd.Float64() < m.tail {
 		wait = m.stalls
 	}
+	held := m.held
+	m.held = nil
 	m.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-gone:
+		}
+	}
 	if !first {
 		sleep(wait, gone)
 	}
@@ -286,6 +295,16 @@ func (m *member) commit(gone <-chan struct{}, commit func() error) error {
 		return errDisk
 	}
 	return nil
+}
+
+// holdCommit has the next commit wait until it is released.
+func (m *member) holdCommit() (release func()) {
+	held := make(chan struct{})
+	m.set(func() { m.held = held })
+	return func() {
+		m.set(func() { m.held = nil })
+		close(held)
+	}
 }
 
 // sleep waits, but not for who is gone.

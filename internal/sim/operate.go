@@ -24,6 +24,9 @@ var changes = []fault{
 	{"starve", (*strike).starve},
 	{"number", (*strike).number},
 	{"massacre", (*strike).massacre},
+	{"linger", (*strike).linger},
+	{"scant", (*strike).scant},
+	{"narrow", (*strike).narrow},
 }
 
 // See firstFaults.

@@ -160,6 +160,7 @@ func Draw(seed uint64) Plan {
 		}
 	}
 	p.drawRare()
+	p.drawAimed()
 	return p
 }
 
@@ -199,6 +200,32 @@ func (p *Plan) drawRare() {
 	}
 	if chance(25) {
 		p.addChange("massacre", 1+r.IntN(3))
+	}
+}
+
+// aimedStream makes the draws of drawAimed, so that the seeds of testdata/seeds.txt draw nothing.
+const aimedStream = 1
+
+// drawAimed draws what aims at a single rule (aimed.go), in schedules in which no disk is lost. What changes members does so
+// alone, so that a change is not held up by others.
+func (p *Plan) drawAimed() {
+	r := rand.New(rand.NewPCG(p.Seed, aimedStream))
+	chance := func(percent int) bool { return r.IntN(100) < percent }
+	if chance(55) || p.Losses > 0 || p.OS {
+		return
+	}
+	if chance(60) {
+		p.addFault("overtake", 2+r.IntN(4))
+	}
+	if p.changing() {
+		return
+	}
+	p.changes, p.Operators = map[string]int{}, 1
+	p.ChangeGap = time.Duration(3+r.IntN(10)) * time.Second
+	for _, name := range []string{"linger", "scant", "narrow"} {
+		if chance(50) {
+			p.addChange(name, 1+r.IntN(2))
+		}
 	}
 }
 

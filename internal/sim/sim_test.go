@@ -231,18 +231,20 @@ func TestForever(t *testing.T) {
 	}
 }
 
-// TestHunt runs at most DUNLIN_HUNT schedules, from a fixed seed on, until one fails, and says which.
+// TestHunt runs at most DUNLIN_HUNT schedules, from seed 1 or DUNLIN_SEED on, until one fails, and says which.
 func TestHunt(t *testing.T) {
 	n, err := strconv.Atoi(os.Getenv("DUNLIN_HUNT"))
 	if err != nil {
 		return
 	}
+	first := number(t, "DUNLIN_SEED", 1)
 	var simulated time.Duration
-	for seed := range uint64(n) {
-		res, _ := simulate(t, Draw(seed+1))
+	for i := range uint64(n) {
+		seed := first + i
+		res, _ := simulate(t, Draw(seed))
 		simulated += res.Simulated
 		if len(res.Violations) > 0 {
-			t.Logf("HUNT %s | %d | %d | %v |\n%.200s", res.Violations[0].Rule, seed+1, seed+1, simulated.Round(time.Second), res.Violations[0])
+			t.Logf("HUNT %s | %d | %d | %v |\n%.200s", res.Violations[0].Rule, i+1, seed, simulated.Round(time.Second), res.Violations[0])
 			return
 		}
 	}

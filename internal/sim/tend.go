@@ -73,6 +73,7 @@ const notNeeded = math.MaxUint64
 type memberDoc struct {
 	ID, Name, State string
 	Alive           bool
+	Weight          int
 }
 
 func (w *world) membersBy(m *member) ([]memberDoc, error) {

@@ -198,11 +198,14 @@ func (w *world) crowdOptions() crowd.Options {
 	client := func(id int) *http.Client {
 		c := w.client(id + 1)
 		c.Timeout = p.Patience + 2*time.Second
+		if id == p.Clients { // the guests', who say how long they wait
+			c.Timeout = time.Minute
+		}
 		return c
 	}
 	o := crowd.Options{
 		Client: client, Clients: p.Clients, Keys: p.Keys, Bucket: bucketSiblings,
-		Pause: p.Pause, Timeout: p.Patience, Words: p.changes["number"] > 0, N: 3, StrictR: p.R, StrictW: p.W, Least: p.Least, NoRetries: !p.Retries,
+		Pause: p.Pause, Timeout: p.Patience, Words: p.changes["number"]+p.changes["narrow"] > 0, N: 3, StrictR: p.R, StrictW: p.W, Least: p.Least, NoRetries: !p.Retries,
 		LeastW: p.LeastW, Churn: p.Churn, ValueSize: p.Size, Once: p.Once, Seed: p.Seed,
 	}
 	if p.LWW {
