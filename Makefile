@@ -29,7 +29,7 @@ sim:
 # Plants protocol bugs, one after the other, and shows which of them the simulator finds, and how fast. MUTANTS is a
 # pattern for their names.
 mutants:
-	DUNLIN_MUTANTS=$(MUTANTS) go test -count=1 -v -timeout 12h -run '^TestMutants$$' ./internal/sim
+	DUNLIN_MUTANTS='$(MUTANTS)' go test -count=1 -v -timeout 12h -run '^TestMutants$$' ./internal/sim
 
 # Measures Dunlin beside the other servers that are installed (about three minutes a round) and writes the tables of
 # docs/benchmarks.md. BENCH gives more flags, e.g. BENCH="--rounds 1 --bin ~/go/bin".
