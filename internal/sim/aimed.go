@@ -53,6 +53,33 @@ func (s *strike) overtake() {
 	away.set(func() { away.tail = 0 })
 }
 
+// hiccup has a commit of writes fail, and none before or after. Either nobody else gets these writes; or others get them, and
+// more writes of the same keys follow at once.
+func (s *strike) hiccup() {
+	c := s.corner(func(owners []string, by, gains, reach *member) bool {
+		return gains == reach && slices.Contains(owners, by.id())
+	})
+	if c == nil || !c.by.hold() {
+		return
+	}
+	defer c.by.release()
+	alone := s.coin(0)
+	s.w.count(s.name, "%s, alone %v", c.by.name, alone)
+	if alone {
+		c.close()
+		defer c.open()
+	}
+	for i := range 3 {
+		c.by.set(func() { c.by.slips = true })
+		c.write(2 * time.Second)
+		if !alone {
+			c.write(2 * time.Second)
+		}
+		s.wait(1+i, 0, time.Second)
+	}
+	c.by.set(func() { c.by.slips = false })
+}
+
 // linger keeps writes under way from before the members change. Their node reaches only who gains partitions of it, and its
 // disk takes as long as the change does, so that what the new owner copies from it lacks them.
 func (s *strike) linger() {
@@ -221,9 +248,10 @@ func (w *world) writeAll(x crowd.Wish, keys []string) int {
 	var all sync.WaitGroup
 	var n atomic.Int32
 	for _, key := range keys {
-		x.Bucket, x.Key = bucketSiblings, key
+		one := x
+		one.Bucket, one.Key = bucketSiblings, key
 		all.Go(func() {
-			if w.crowd.Guest().Put(x) {
+			if w.crowd.Guest().Put(one) {
 				n.Add(1)
 			}
 		})

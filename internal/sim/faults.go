@@ -36,6 +36,7 @@ var faults = []fault{
 	{"stall", (*strike).stall},
 	{"grow", (*strike).grow},
 	{"overtake", (*strike).overtake},
+	{"hiccup", (*strike).hiccup},
 }
 
 // What is behind firstFaults was added later, and what is behind secondFaults, later still; each is drawn where Draw ended then.

@@ -58,6 +58,7 @@ type member struct {
 	tail   float64       // chance that a commit takes stalls
 	stalls time.Duration // see tail
 	free   uint64        // bytes on its disk
+	slips  bool          // the next commit fails, with nothing written
 	held   chan struct{} // the next commit waits until it is closed; nil: it does not
 }
 
@@ -270,9 +271,12 @@ func (m *member) commit(gone <-chan struct{}, commit func() error) error {
 	if m.tail > 0 && m.rnd.Float64() < m.tail {
 		wait = m.stalls
 	}
-	held := m.held
-	m.held = nil
+	held, slips := m.held, m.slips
+	m.held, m.slips = nil, false
 	m.mu.Unlock()
+	if slips {
+		return errDisk
+	}
 	if held != nil {
 		select {
 		case <-held:

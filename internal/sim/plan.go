@@ -215,7 +215,10 @@ func (p *Plan) drawAimed() {
 		return
 	}
 	if chance(60) {
-		p.addFault("overtake", 2+r.IntN(4))
+		p.addFault("overtake", 4+r.IntN(5))
+	}
+	if chance(60) {
+		p.addFault("hiccup", 3+r.IntN(4))
 	}
 	if p.changing() {
 		return
@@ -223,7 +226,7 @@ func (p *Plan) drawAimed() {
 	p.changes, p.Operators = map[string]int{}, 1
 	p.ChangeGap = time.Duration(3+r.IntN(10)) * time.Second
 	for _, name := range []string{"linger", "scant", "narrow"} {
-		if chance(50) {
+		if chance(60) {
 			p.addChange(name, 1+r.IntN(2))
 		}
 	}
