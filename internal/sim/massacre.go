@@ -235,6 +235,7 @@ func (w *world) renumber(via *member, patience time.Duration, bucket string, n i
 	w.note("%s asked for n=%d of %s: %d %.300s %v", via.name, n, bucket, status, strings.TrimSpace(body), err)
 	switch {
 	case err != nil || status == 200 || status == 409 || status == 503 || status == 504 || status == 507:
+	case status == 500 && strings.Contains(body, errDisk.Error()): // "a fault of the node", as documented
 	case status == 202:
 		w.told(fmt.Sprintf("n=%d of %s", n, bucket), body)
 	default:
