@@ -203,7 +203,7 @@ func (p *Plan) drawRare() {
 	}
 }
 
-// aimedStream makes the draws of drawAimed, so that the seeds of testdata/seeds.txt draw nothing.
+// aimedStream makes the draws of drawAimed, with which the older of testdata/seeds.txt draw nothing.
 const aimedStream = 1
 
 // drawAimed draws what aims at a single rule (aimed.go), in schedules in which no disk is lost. What changes members does so
