@@ -27,7 +27,6 @@ const (
 // error when it is opened instead of keys that are silently not found.
 func badgerOptions(path string, o Options) badger.Options {
 	opt := badger.DefaultOptions(path).
-		WithSyncWrites(o.Durability == Fsync).
 		WithDetectConflicts(false).
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
@@ -82,7 +81,7 @@ func (l badgerLog) Debugf(format string, args ...any)   { l.line(slog.LevelDebug
 
 // footprint measures what badger has on the disk. It must also work while badger is being closed.
 func (s *Store) footprint() footprint {
-	f := footprint{logs: diskBytes(s.db.Opts().Dir, ".mem")}
+	f := footprint{logs: diskBytes(s.db.Opts().Dir, logExtension)}
 	for _, l := range s.db.Levels() {
 		f.tables += uint64(l.Size)
 		if l.Level == 0 {
@@ -125,7 +124,7 @@ func removeStubs(dir string) error {
 		return err
 	}
 	for _, file := range files {
-		if ext := filepath.Ext(file.Name()); ext != ".mem" && ext != ".vlog" {
+		if ext := filepath.Ext(file.Name()); ext != logExtension && ext != ".vlog" {
 			continue
 		}
 		info, err := file.Info()

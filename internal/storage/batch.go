@@ -55,7 +55,7 @@ type dropped struct {
 }
 
 func newBatch(sh *shard) *batch {
-	return &batch{sh: sh, txn: sh.s.db.NewTransaction(true), entries: make(map[string]*entry)}
+	return &batch{sh: sh, txn: sh.s.transaction(true), entries: make(map[string]*entry)}
 }
 
 func (b *batch) full() bool { return len(b.ops) >= batchOps || b.weight >= batchBytes }

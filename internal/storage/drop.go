@@ -158,7 +158,7 @@ func (s *Store) beginDrop(ctx context.Context, group []int) (begun []int, err er
 
 // noteDrop is beginDrop's step. All shards stand, and no mark is being changed.
 func (s *Store) noteDrop(group []int) ([]int, error) {
-	txn := s.db.NewTransaction(true)
+	txn := s.transaction(true)
 	defer txn.Discard()
 	g := s.groups()
 	var known, fresh []int

@@ -61,7 +61,7 @@ func (s *Store) EnterRounds(ctx context.Context, rounds map[int]uint64) error {
 
 // enterSome enters rounds in one transaction, while all shards stand.
 func (s *Store) enterSome(ps []int, rounds map[int]uint64) error {
-	txn := s.db.NewTransaction(true)
+	txn := s.transaction(true)
 	defer txn.Discard()
 	ps = slices.DeleteFunc(slices.Clone(ps), func(p int) bool { return s.rounds.get(p) >= rounds[p] })
 	earlier := make(map[int][]string)

@@ -336,7 +336,7 @@ func (s *Store) renumber(ctx context.Context, names []string) error {
 		}
 		s.forest.split(old, next)
 		s.numbered.Store(next)
-		before = s.db.NewTransaction(false)
+		before = s.transaction(false)
 		return nil
 	})
 	if err != nil {

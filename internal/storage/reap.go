@@ -189,7 +189,7 @@ func (s *Store) Confirm(ctx context.Context, p int, primary bool, ks []Statement
 		return nil, err
 	}
 	err = s.exclusive(ctx, func() error {
-		txn := s.db.NewTransaction(false)
+		txn := s.transaction(false)
 		defer txn.Discard()
 		confirmed, err = s.newJudge(txn, p, primary).all(ks)
 		return err
@@ -349,7 +349,7 @@ func (s *Store) entered(round uint64, ks []Statement) []bool {
 }
 
 func (s *Store) enter(p int, round uint64, primary bool, ks []Statement) ([]bool, error) {
-	txn := s.db.NewTransaction(true)
+	txn := s.transaction(true)
 	defer txn.Discard()
 	confirmed, err := s.newJudge(txn, p, primary).all(ks)
 	if err != nil {

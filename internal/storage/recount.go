@@ -247,7 +247,7 @@ func (s *Store) Recount(ctx context.Context, p int) (differences int, err error)
 // still takes a snapshot, and what a tree says, between two batches. The caller discards the snapshot.
 func (s *Store) still(ctx context.Context, p int) (txn *badger.Txn, m moment, err error) {
 	err = s.exclusive(ctx, func() error {
-		txn, m = s.db.NewTransaction(false), s.forest.tree(p).moment()
+		txn, m = s.transaction(false), s.forest.tree(p).moment()
 		return nil
 	})
 	return txn, m, err

@@ -65,7 +65,7 @@ func (s *Store) finish(ctx context.Context, p int, round uint64, ks []Statement,
 		if own := s.rounds.get(slice); round > own {
 			return fmt.Errorf("%w: round %d of partition %d, which is in round %d", ErrNotEntered, round, p, own)
 		}
-		txn := s.db.NewTransaction(true)
+		txn := s.transaction(true)
 		defer txn.Discard()
 		r, err := remove(txn)
 		if err != nil {
@@ -176,7 +176,7 @@ func (r *removal) prune(k Key, key []byte) error {
 func (r *removal) settle(committed bool) {
 	var txn *badger.Txn
 	if !committed {
-		txn = r.s.db.NewTransaction(false)
+		txn = r.s.transaction(false)
 		defer txn.Discard()
 	}
 	for _, e := range r.entries {

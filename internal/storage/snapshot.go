@@ -11,7 +11,7 @@ import (
 // time stamp is visible. So whoever has committed begins the snapshot, when nothing is in flight, and does so before
 // it acknowledges: a read shows every write that was acknowledged before it.
 type snapshots struct {
-	db *badger.DB
+	begin func() *badger.Txn
 
 	mu     sync.Mutex
 	latest *snapshot
@@ -22,13 +22,13 @@ type snapshot struct {
 	refs int // of readers, and one while it is the latest; under snapshots.mu
 }
 
-func newSnapshots(db *badger.DB) *snapshots {
-	return &snapshots{db: db, latest: &snapshot{txn: db.NewTransaction(false), refs: 1}}
+func newSnapshots(begin func() *badger.Txn) *snapshots {
+	return &snapshots{begin: begin, latest: &snapshot{txn: begin(), refs: 1}}
 }
 
 // refresh makes what has been committed visible to the reads that begin from now on.
 func (s *snapshots) refresh() {
-	next := &snapshot{txn: s.db.NewTransaction(false), refs: 1}
+	next := &snapshot{txn: s.begin(), refs: 1}
 	s.mu.Lock()
 	old := s.latest
 	if next.txn.ReadTs() < old.txn.ReadTs() { // another one overtook

@@ -34,7 +34,7 @@ type Store struct {
 	dir      *Dir
 	node     ring.NodeID
 	db       *badger.DB
-	syncs    bool       // badger was told to sync each transaction; known of a MemoryDisk only
+	logs     *logSync   // nil if commits are not synced, or not in files
 	dbClosed chan error // takes one
 	log      *slog.Logger
 	shards   []*shard
@@ -115,7 +115,6 @@ func (s *Store) open() (err error) {
 		}
 	}
 	if disk := s.dir.disk; disk != nil {
-		s.syncs = badgerOptions("", s.opt).SyncWrites
 		s.db, err = disk.badger(s.dir.turn, s.log)
 	} else {
 		s.db, err = openBadger(badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp}), s.log)
@@ -136,6 +135,11 @@ func (s *Store) open() (err error) {
 	}
 	if s.dir.persistent() && !s.opt.InMemory {
 		if err := s.settle(path); err != nil {
+			return unusable(s.dir.path, err)
+		}
+	}
+	if path != "" && s.dir.disk == nil && s.opt.Durability == Fsync {
+		if s.logs, err = openLogs(path); err != nil {
 			return unusable(s.dir.path, err)
 		}
 	}
@@ -161,7 +165,7 @@ func (s *Store) open() (err error) {
 	if s.guard, err = newGuard(s.opt, path, s.footprint, s.log); err != nil {
 		return err
 	}
-	s.snapshots, s.recent = newSnapshots(s.db), newRecent(s.opt.CacheBytes)
+	s.snapshots, s.recent = newSnapshots(func() *badger.Txn { return s.transaction(false) }), newRecent(s.opt.CacheBytes)
 	s.start()
 	if err := s.register(); err != nil {
 		s.halt()
@@ -211,7 +215,7 @@ func (s *Store) settle(path string) error {
 
 func (s *Store) start() {
 	// Begun before any write: see sweep and plant.
-	forSweep, forTrees := s.db.NewTransaction(false), s.db.NewTransaction(false)
+	forSweep, forTrees := s.transaction(false), s.transaction(false)
 	s.wg.Go(func() { s.sweep(forSweep) })
 	s.wg.Go(func() { s.plant(forTrees) })
 	for i := range s.opt.Shards {
@@ -275,10 +279,14 @@ func (s *Store) closeBadger() error {
 	if s.Healthy() != nil {
 		limit = brokenLimit
 	}
+	var closed error
+	if s.logs != nil {
+		closed = s.logs.close() // the shards have ended
+	}
 	go func() { s.dbClosed <- s.db.Close() }()
 	select {
 	case err := <-s.dbClosed:
-		return err
+		return errors.Join(err, closed)
 	case <-time.After(limit):
 		err := fmt.Errorf("badger cannot write its last table within %v; the next start does", limit)
 		s.log.Error("closed without a last flush", "op", "close", "err", err)
@@ -320,12 +328,20 @@ func (s *Store) random() uint64 {
 
 // update commits what fn sets, in one transaction.
 func (s *Store) update(fn func(*badger.Txn) error) error {
-	txn := s.db.NewTransaction(true)
+	txn := s.transaction(true)
 	defer txn.Discard()
 	if err := fn(txn); err != nil {
 		return err
 	}
 	return s.commit(txn)
+}
+
+// transaction begins one of badger's that shows all that was acknowledged, and nothing that is not on the disk with Fsync.
+func (s *Store) transaction(update bool) *badger.Txn {
+	if s.logs != nil {
+		return s.logs.begin(s.db, update)
+	}
+	return s.db.NewTransaction(update)
 }
 
 // commit is the only way to the disk. One failure of badger's own makes the store unhealthy: its log may have a
@@ -337,7 +353,9 @@ func (s *Store) commit(txn *badger.Txn) error {
 	var own error
 	err := s.opt.Commit(func() error {
 		if disk := s.dir.disk; disk != nil {
-			own = disk.commit(s.dir.turn, txn, s.syncs)
+			own = disk.commit(s.dir.turn, txn, s.opt.Durability == Fsync)
+		} else if s.logs != nil {
+			own = s.logs.commit(txn)
 		} else {
 			own = txn.Commit()
 		}

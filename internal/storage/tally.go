@@ -97,7 +97,7 @@ func (b *batch) settle(committed bool) {
 	s := b.sh.s
 	var txn *badger.Txn
 	if !committed {
-		txn = s.db.NewTransaction(false)
+		txn = s.transaction(false)
 		defer txn.Discard()
 	}
 	for _, e := range b.entries {
