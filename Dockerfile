@@ -4,7 +4,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/dunlin ./cmd/dunlin && mkdir -p /out/data
+RUN CGO_ENABLED=0 go build -pgo cmd/dunlin/load.pgo -trimpath -ldflags="-s -w" -o /out/dunlin ./cmd/dunlin && mkdir -p /out/data
 
 FROM scratch
 COPY --from=build /out/dunlin /dunlin

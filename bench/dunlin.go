@@ -29,8 +29,12 @@ func dunlinOS(ctx context.Context, s settings) (*server, error) {
 func dunlinWith(ctx context.Context, s settings, durability string, size int) (*server, error) {
 	program := s.dunlin
 	if program == "" {
+		root, err := firstLine(ctx, "go", "list", "-m", "-f", "{{.Dir}}")
+		if err != nil {
+			return nil, err
+		}
 		program = filepath.Join(s.data, "dunlin-program")
-		build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/dunlindb/dunlin/cmd/dunlin")
+		build := exec.CommandContext(ctx, "go", "build", "-pgo", filepath.Join(root, "cmd", "dunlin", "load.pgo"), "-o", program, "github.com/dunlindb/dunlin/cmd/dunlin")
 		if b, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("go build: %w: %s", err, b)
 		}

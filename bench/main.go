@@ -24,6 +24,10 @@
 //
 //	go run ./bench --profile --write docs/benchmarks.md
 //
+// and the profile that the compiler is given:
+//
+//	go run ./bench --profile --window 20s --pgo cmd/dunlin/load.pgo
+//
 // With --growth, how CPU and p99 grow with keys, values, siblings, nodes and connections:
 //
 //	go run ./bench --growth --rounds 3 --window 5s --write docs/benchmarks.md --plot docs/growth.png
@@ -80,6 +84,7 @@ type settings struct {
 	growth      bool
 	series      []string // of growth; empty: all
 	plot        string   // of growth
+	pgo         string   // of profile
 	frozen      bool
 	overload    bool
 }
@@ -115,6 +120,7 @@ func parse(args []string, w io.Writer) (settings, error) {
 	f.BoolVar(&s.healing, "healing", false, "measure how Dunlin's replicas are kept equal and filled")
 	f.BoolVar(&s.join, "join", false, "measure how a fifth node joins four of Dunlin, and leaves")
 	f.BoolVar(&s.profile, "profile", false, "measure where the CPU of Dunlin's operations goes")
+	f.StringVar(&s.pgo, "pgo", "", "write the samples of --profile to this file, for the compiler")
 	s.growthFlags(f)
 	f.BoolVar(&s.frozen, "frozen", false, "measure what clients of two nodes of Dunlin feel while the third stands still")
 	f.BoolVar(&s.overload, "overload", false, "measure what happens when clients want twice what Dunlin can do")
@@ -136,6 +142,8 @@ func parse(args []string, w io.Writer) (settings, error) {
 		return s, fmt.Errorf("--flood: %v is less than a second", s.Flood)
 	case s.Window < time.Second:
 		return s, fmt.Errorf("--window: %v is less than a second", s.Window)
+	case s.pgo != "" && !s.profile:
+		return s, errors.New("--pgo: is for --profile")
 	case s.plot != "" && !s.growth:
 		return s, errors.New("--plot: is for --growth")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -109,23 +110,49 @@ func measureProfiles(ctx context.Context, s settings, progress io.Writer) (_ *pr
 	}
 	spec := w.closedLoop()
 	out := &profiles{Settings: s, Machine: thisMachine(), Version: w.server.version}
+	var all []*profile.Profile
 	for _, l := range w.server.loads {
 		if l.open {
 			continue
 		}
 		spec.Mix = l.mix
-		run, err := profiled(ctx, w.server, w.cluster, spec, l)
+		run, got, err := profiled(ctx, w.server, w.cluster, spec, l)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", l.name, err)
 		}
+		all = append(all, got...)
 		fmt.Fprintf(progress, "%-18s %8.0f/s  cpu %6.1f us/op\n", run.Load, run.Rate, run.CPU)
 		out.Loads = append(out.Loads, *run)
+	}
+	if s.pgo != "" {
+		if err := saveForCompiler(s.pgo, all); err != nil {
+			return nil, fmt.Errorf("--pgo: %w", err)
+		}
 	}
 	return out, nil
 }
 
+// saveForCompiler writes the samples of all profiles as one, for profile-guided optimization.
+func saveForCompiler(path string, all []*profile.Profile) error {
+	for _, p := range all {
+		// Labels tell goroutines apart, and each one would be a sample of its own.
+		for _, s := range p.Sample {
+			s.Label, s.NumLabel, s.NumUnit = nil, nil, nil
+		}
+	}
+	merged, err := profile.Merge(all)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(merged.Write(f), f.Close())
+}
+
 // profiled puts a load on the cluster while all nodes are profiled.
-func profiled(ctx context.Context, v *server, c *cluster, spec loadgen.Spec, l load) (*profiledRun, error) {
+func profiled(ctx context.Context, v *server, c *cluster, spec loadgen.Spec, l load) (*profiledRun, []*profile.Profile, error) {
 	var wg sync.WaitGroup
 	got := make([]*profile.Profile, len(v.profiles))
 	errs := make([]error, len(v.profiles))
@@ -141,7 +168,7 @@ func profiled(ctx context.Context, v *server, c *cluster, spec loadgen.Spec, l l
 	result, err := loadgen.Run(ctx, spec, l.dial, loadgen.Options{PIDs: c.pids()})
 	wg.Wait()
 	if err := errors.Join(append(errs, err)...); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	run := &profiledRun{Load: l.name, CPU: result.Servers.CPUPerOp, Rate: result.PerSecond, Parts: map[string]float64{}}
 	if result.Machine != nil {
@@ -154,14 +181,14 @@ func profiled(ctx context.Context, v *server, c *cluster, spec loadgen.Spec, l l
 		}
 	}
 	if total == 0 {
-		return nil, errors.New("the profiles are empty")
+		return nil, nil, errors.New("the profiles are empty")
 	}
 	for _, p := range got {
 		for _, s := range p.Sample {
 			run.Parts[partOf(stackOf(s))] += run.CPU * float64(s.Value[0]) / float64(total)
 		}
 	}
-	return run, nil
+	return run, got, nil
 }
 
 func fetchProfile(ctx context.Context, addr string, d time.Duration) (*profile.Profile, error) {
