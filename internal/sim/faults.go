@@ -279,6 +279,9 @@ func (s *strike) handoff() {
 
 // late holds up what one node sends to another, until much has happened.
 func (s *strike) late() {
+	if len(s.order) < 2 { // of three, a majority was lost
+		return
+	}
 	a, b := s.order[0], s.order[1]
 	s.w.count(s.name, "%s to %s", a.name, b.name)
 	heal := s.w.cut(link{a.name, b.name})
