@@ -79,7 +79,7 @@ type Crowd struct {
 	slots      []slot         // the other keys
 	guests     []place        // the keys of guests
 	tried      int            // names for them
-	guestPuts  int
+	guestUses  int
 	guest      *http.Client  // of all guests; nil: there was none
 	resting    int           // how many want the clients to rest
 	resumed    chan struct{} // closed when nobody does any more

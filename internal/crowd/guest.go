@@ -3,6 +3,7 @@ package crowd
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/dunlindb/dunlin/internal/referee"
@@ -47,11 +48,8 @@ type Wish struct {
 
 // Put writes a value without a context, and reports whether that was acknowledged.
 func (g Guest) Put(x Wish) bool {
-	g.c.mu.Lock()
-	g.c.guestPuts++
-	name := fmt.Sprintf("g-%d", g.c.guestPuts)
-	one := &client{Crowd: g.c, id: g.c.opt.Clients, http: g.c.guest, only: &x.At}
-	g.c.mu.Unlock()
+	one, n := g.client(x.At)
+	name := fmt.Sprintf("g-%d", n)
 	p := place{x.Bucket, x.Key, x.Strict}
 	query := fmt.Sprintf("?w=%d&timeout=%s", x.W, x.Timeout)
 	if x.Strict {
@@ -60,6 +58,24 @@ func (g Guest) Put(x Wish) bool {
 	o := &referee.Operation{Kind: referee.Put, Value: name, W: x.W}
 	one.write(p, o, request{method: "PUT", path: p.path() + query, body: referee.Value(name, g.c.opt.ValueSize)})
 	return o.Outcome == referee.Acked
+}
+
+// Remove reads a key, and deletes what was read, with the quorums of other clients.
+func (g Guest) Remove(x Wish) {
+	one, _ := g.client(x.At)
+	p := place{x.Bucket, x.Key, x.Strict}
+	if s, ok := one.get(p); ok && s.token != "" {
+		one.delete(p, s)
+	}
+}
+
+// client is one for a single use, with a number of its own.
+func (g Guest) client(at Node) (one *client, n int) {
+	g.c.mu.Lock()
+	defer g.c.mu.Unlock()
+	g.c.guestUses++
+	rnd := rand.New(rand.NewPCG(g.c.opt.Seed, uint64(1000+g.c.guestUses)))
+	return &client{Crowd: g.c, id: g.c.opt.Clients, rnd: rnd, memory: map[string]seen{}, http: g.c.guest, only: &at}, g.c.guestUses
 }
 
 // pick is the node that is asked next.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dunlindb/dunlin/internal/crowd"
+	"github.com/dunlindb/dunlin/internal/referee"
 )
 
 // What is here aims. It looks at what the nodes know and do, writes keys of its own by one node, and strikes in the moment in
@@ -78,6 +79,53 @@ func (s *strike) hiccup() {
 		s.wait(1+i, 0, time.Second)
 	}
 	c.by.set(func() { c.by.slips = false })
+}
+
+// belated holds up what one owner of a partition sends to another one: writes of keys that are then deleted by the first
+// owner, and whose tombstones are reaped before the writes arrive.
+func (s *strike) belated() {
+	in := s.serving()
+	if len(in) < 3 {
+		return
+	}
+	t := s.w.base(in[0])
+	if t == nil || len(t.live) > 1 {
+		return
+	}
+	first, n := t.of(bucketSiblings)
+	p := first + int(s.dice[0]*float64(n))
+	var owners []*member
+	for _, id := range t.ids(p) {
+		for _, m := range in {
+			if m.id() == id {
+				owners = append(owners, m)
+			}
+		}
+	}
+	if len(owners) != 3 {
+		return
+	}
+	var keys []string
+	for range 6 {
+		keys = append(keys, s.w.crowd.Guest().Key(bucketSiblings, func(key string) bool { return t.partition(bucketSiblings, key) == p }))
+	}
+	s.w.count(s.name, "%s to %s", owners[1].name, owners[2].name)
+	heal := s.w.cutStreams(link{owners[1].name, owners[2].name})
+	s.w.writeAll(crowd.Wish{At: owners[1].asNode(), W: 1, Strict: true, Timeout: time.Second}, keys)
+	for _, key := range keys {
+		s.w.crowd.Guest().Remove(crowd.Wish{At: owners[0].asNode(), Bucket: bucketSiblings, Key: key, Strict: true})
+	}
+	reaped := s.w.soon(9*time.Second, func() bool { return s.w.isReaped(owners[0], keys) })
+	heal()
+	s.w.note("%s: reaped before that %v", s.name, reaped)
+}
+
+// isReaped reports whether nobody holds anything of some keys.
+func (w *world) isReaped(via *member, keys []string) bool {
+	return !slices.ContainsFunc(keys, func(key string) bool {
+		k, err := crowd.Inspect(w.observer, via.url(), bucketSiblings, key)
+		return err != nil || slices.ContainsFunc(k.Replicas, func(r referee.Replica) bool { return r.Digest != "" })
+	})
 }
 
 // linger keeps writes under way from before the members change. Their node reaches only who gains partitions of it, and its

@@ -37,6 +37,7 @@ var faults = []fault{
 	{"grow", (*strike).grow},
 	{"overtake", (*strike).overtake},
 	{"hiccup", (*strike).hiccup},
+	{"belated", (*strike).belated},
 }
 
 // What is behind firstFaults was added later, and what is behind secondFaults, later still; each is drawn where Draw ended then.

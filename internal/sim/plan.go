@@ -161,6 +161,7 @@ func Draw(seed uint64) Plan {
 	}
 	p.drawRare()
 	p.drawAimed()
+	p.drawBelated()
 	return p
 }
 
@@ -230,6 +231,19 @@ func (p *Plan) drawAimed() {
 			p.addChange(name, 1+r.IntN(2))
 		}
 	}
+}
+
+// belatedStream makes the draws of drawBelated; the older of testdata/seeds.txt draw nothing.
+const belatedStream = 3
+
+// drawBelated draws what aims at tombstones, which are reaped soon then.
+func (p *Plan) drawBelated() {
+	r := rand.New(rand.NewPCG(p.Seed, belatedStream))
+	if r.IntN(100) >= 15 || p.Losses > 0 || p.OS {
+		return
+	}
+	p.addFault("belated", 4+r.IntN(5))
+	p.Reap, p.Retries = 500*time.Millisecond, false // else a key is not reaped for long
 }
 
 func (p *Plan) addFault(name string, strength int) {
