@@ -13,8 +13,8 @@ import (
 )
 
 // What is here aims. It looks at what the nodes know and do, writes keys of its own by one node, and strikes in the moment in
-// which a single rule stands between what was acknowledged there and its loss. Each write asks for one replica, so no disk
-// may be lost in such a schedule.
+// which a single rule stands between what was acknowledged there and its loss. Most writes ask for one replica, so no disk
+// may be lost in such a schedule, and nobody reads these keys with a strict quorum.
 
 const (
 	// sendsFor is longer than a node goes on to send a write whose client was answered.
@@ -111,7 +111,7 @@ func (s *strike) belated() {
 	}
 	s.w.count(s.name, "%s to %s", owners[1].name, owners[2].name)
 	heal := s.w.cutStreams(link{owners[1].name, owners[2].name})
-	s.w.writeAll(crowd.Wish{At: owners[1].asNode(), W: 1, Strict: true, Timeout: time.Second}, keys)
+	s.w.writeAll(crowd.Wish{At: owners[1].asNode(), W: s.w.plan.W, Strict: true, Timeout: time.Second}, keys)
 	for _, key := range keys {
 		s.w.crowd.Guest().Remove(crowd.Wish{At: owners[0].asNode(), Bucket: bucketSiblings, Key: key, Strict: true})
 	}
