@@ -87,7 +87,7 @@ var mutants = []mutant{
 		"internal/storage/shard.go", "	sh.incarnation = sh.s.random()\n	for key", "	if !PLANTED {\n		sh.incarnation = sh.s.random()\n	}\n	for key",
 	}, {
 		"missing-fsync", "commits are not synced",
-		"internal/storage/badger.go", "WithSyncWrites(o.Durability == Fsync)", "WithSyncWrites(o.Durability == Fsync && !PLANTED)",
+		"internal/storage/store.go", "txn, s.opt.Durability == Fsync)", "txn, s.opt.Durability == Fsync && !PLANTED)",
 	}, {
 		"ack-before-commit", "a write that could not be committed is acknowledged",
 		"internal/storage/shard.go", "	b.answer(err)\n", "	if PLANTED {\n		err = nil\n	}\n	b.answer(err)\n",
