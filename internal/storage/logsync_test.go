@@ -38,7 +38,7 @@ func TestLogsAreSynced(t *testing.T) {
 	})
 	logs := map[string]bool{}
 	value := strings.Repeat("v", 30<<10)
-	for i := range 150 {
+	for i := range 80 {
 		put(t, s, Key{i % 7, "b", "k"}, value)
 		now, err := filepath.Glob(filepath.Join(path, dataName, "*"+logExtension))
 		if err != nil {

@@ -30,7 +30,11 @@ func TestTheCacheShowsWhatTheDiskShows(t *testing.T) {
 		return commit()
 	}}
 	s, _ := openTest(t, t.TempDir(), o)
-	for round := range 20 {
+	rounds := 20
+	if testing.Short() {
+		rounds = 5 // one drop
+	}
+	for round := range rounds {
 		failing.Store(true)
 		var readers, writers sync.WaitGroup
 		stop := make(chan struct{})
