@@ -106,7 +106,7 @@ func TestMutants(t *testing.T) {
 	}
 	limit := os.Getenv("DUNLIN_SCHEDULES")
 	if limit == "" {
-		limit = "400"
+		limit = "200"
 	}
 	binary := buildMutants(t)
 	var hunted []mutant
