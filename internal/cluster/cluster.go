@@ -77,6 +77,8 @@ type Cluster struct {
 	stopped       bool   // no goroutine may be started
 	heardEpoch    bool   // somebody has told of an epoch
 	poison        string // why this process may not serve until it is restarted; empty if it may
+	refusal       bool   // a peer has said so, no more than that
+	behind        bool   // this node was left behind
 	wait          string // what a node without a ring waits for
 	fork          string // a peer holds another layout of the same epoch
 	apart         string // a peer goes by another lineage

@@ -443,14 +443,20 @@ func (c *Cluster) tellBehind(name string) {
 	}
 }
 
-// leaveBehind ends this node's service for good: others went on without it. mu is held.
+// leaveBehind ends this node's service for good: others went on without it. mu is held. A peer may have refused it before
+// it heard so by gossip: that refusal lasts for this process only, so it gives way to what is stored.
 func (c *Cluster) leaveBehind(l ring.Layout) {
-	if c.poison != "" {
+	if c.behind {
 		return
 	}
-	c.poisonLocked(fmt.Sprintf("left behind: %s went on without this node by a forced removal (epoch %d, lineage %s). What its disk holds is never merged back, and may be exported; bring it back with an empty directory as a new node",
-		namesOf(l), l.Epoch, lineageText(l.Lineages)))
-	c.leftBehind = c.poison
+	c.behind = true
+	if c.refusal {
+		c.poison, c.refusal = "", false
+	}
+	text := fmt.Sprintf("left behind: %s went on without this node by a forced removal (epoch %d, lineage %s). What its disk holds is never merged back, and may be exported; bring it back with an empty directory as a new node",
+		namesOf(l), l.Epoch, lineageText(l.Lineages))
+	c.poisonLocked(text)
+	c.leftBehind = text
 }
 
 // keepBehind stores that this node was left behind: the next start need not meet anybody to know.
@@ -498,7 +504,7 @@ func (c *Cluster) loadForce() error {
 		return err
 	}
 	if len(raw) > 0 {
-		c.poison = string(raw)
+		c.poison, c.behind = string(raw), true
 		c.log.Error("this node stays out of service", "op", "force", "error", c.poison)
 	}
 	return nil

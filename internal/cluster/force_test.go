@@ -95,6 +95,29 @@ func TestAMajorityIsGivenUp(t *testing.T) {
 	})
 }
 
+// A peer may refuse a node that was given up before gossip has told it why: that it was left behind is stored all the same.
+func TestWhoWasRefusedFirstIsLeftBehindForGood(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		cfgs, nodes := w.members(5)
+		left := nodes[:2]
+		w.lose(left, nodes[2:]...)
+		apply(t, nodes[0], forced("c,d,e"))
+		w.awaitEpoch(2*time.Minute, 2, left...)
+		c, err := New(cfgs[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = nodes[0].Verify(c.cfg.Self, c.Hello())
+		if !errors.Is(err, ErrRemoved) {
+			t.Fatal(err)
+		}
+		c = w.start(cfgs[2], addrOf(3))
+		c.Refused(nodes[0].cfg.Self, err.Error())
+		w.await(2*time.Minute, "that is on its disk", func() bool { return cfgs[2].State.(*memState).saved(keyBehind) > 0 })
+		w.awaitText(time.Minute, c, "left behind: a, b went on without this node")
+	})
+}
+
 // The lost side comes back as a whole, out of reach of the others, and decides on: it is a majority of what was. When the
 // two meet, nobody is dragged back, and what it decided is not taken up.
 func TestALostSideThatComesBackDragsNobodyBack(t *testing.T) {

@@ -216,6 +216,7 @@ func (c *Cluster) Refused(id ring.NodeID, reason string) {
 	if strings.Contains(reason, RolledBack) || strings.Contains(reason, WasRemoved) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		c.refusal = c.refusal || c.poison == ""
 		c.poisonLocked(fmt.Sprintf("refused by node %s: %.400s", id, reason))
 	}
 }
