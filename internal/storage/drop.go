@@ -113,10 +113,8 @@ func (s *Store) Drop(ctx context.Context, partitions []int) error {
 		if err != nil {
 			return err
 		}
-		for _, p := range begun {
-			if err := s.dropOne(ctx, p); err != nil {
-				return err
-			}
+		if err := s.dropAll(ctx, begun); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -219,38 +217,44 @@ func (s *Store) removingOf(p int) []string {
 	})
 }
 
-// dropOne deletes what there is of a partition that is being dropped.
-func (s *Store) dropOne(ctx context.Context, p int) error {
-	if !s.drops.has(p) {
-		return nil // given twice
-	}
-	for _, space := range []byte{spaceObject, spaceChunk, spaceRemoving} {
-		if err := s.deleteAll(ctx, space, p); err != nil {
-			return err
+// dropAll deletes what there is of partitions that are being dropped. Small ones share transactions and flushes: who
+// gains partitions serves by the new epoch only when what is left in them is gone.
+func (s *Store) dropAll(ctx context.Context, parts []int) error {
+	d := deletion{store: s}
+	for _, p := range parts {
+		if !s.drops.has(p) || slices.Contains(d.parts, p) {
+			continue // given twice
+		}
+		for _, space := range []byte{spaceObject, spaceChunk, spaceRemoving} {
+			if err := d.add(ctx, space, p); err != nil {
+				return err
+			}
+		}
+		d.parts = append(d.parts, p)
+		if d.keys >= dropStep {
+			if err := d.finish(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	if err := s.clearSums(ctx, p); err != nil {
-		return err
-	}
-	// The deletions first: with the note gone, what a power cut brought back would be taken for the partition's.
-	err := s.syncDisk()
-	if err == nil {
-		err = s.update(func(txn *badger.Txn) error { return txn.Delete(s.groups().number(spaceDropping, p)) })
-	}
-	if err == nil {
-		err = s.syncDisk()
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrCommit, err)
-	}
-	s.recent.clear() // before anything of the partition is read or written again
-	s.drops.remove(p)
-	s.metrics.droppedParts.Inc()
-	return nil
+	return d.finish(ctx)
 }
 
-// deleteAll deletes all keys of a partition in a keyspace, in transactions of dropStep keys.
-func (s *Store) deleteAll(ctx context.Context, space byte, p int) error {
+// deletion deletes what there is of some partitions.
+type deletion struct {
+	store *Store
+	parts []int // all of their keys are deleted, or pending
+	keys  int   // of parts
+
+	pending    [][]byte
+	size       int   // of pending
+	withValues int64 // the size of pending and of their values, about
+}
+
+// add deletes all keys of a partition in a keyspace, in transactions of at most dropStep keys. The last ones may stay
+// pending.
+func (d *deletion) add(ctx context.Context, space byte, p int) error {
+	s := d.store
 	from := s.groups().prefix(space, p)
 	for {
 		if s.stopping() {
@@ -262,29 +266,89 @@ func (s *Store) deleteAll(ctx context.Context, space byte, p int) error {
 		if err := s.Healthy(); err != nil {
 			return err
 		}
-		keys, bytes, err := s.keysFrom(space, p, from)
+		keys, withValues, err := s.keysFrom(space, p, from)
 		if err != nil {
 			return err
 		}
 		if len(keys) == 0 {
 			return nil
 		}
+		size := 0
+		for _, key := range keys {
+			size += len(key)
+		}
+		if len(d.pending)+len(keys) > dropStep || d.size+size > batchBytes/2 {
+			if err := d.commit(); err != nil {
+				return err
+			}
+		}
+		d.pending = append(d.pending, keys...)
+		d.keys += len(keys)
+		d.size += size
+		d.withValues += withValues
+		// Onward, not from the prefix again: badger would pass over all that was deleted.
+		from = append(slices.Clone(keys[len(keys)-1]), 0)
+	}
+}
+
+// commit deletes the pending keys.
+func (d *deletion) commit() error {
+	if len(d.pending) == 0 {
+		return nil
+	}
+	err := d.store.update(func(txn *badger.Txn) error {
+		for _, key := range d.pending {
+			if err := txn.Delete(key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCommit, err)
+	}
+	d.store.metrics.droppedKeys.Add(float64(len(d.pending)))
+	d.store.drops.bytes.Add(d.withValues)
+	d.pending, d.size, d.withValues = nil, 0, 0
+	return nil
+}
+
+// finish ends the dropping of the partitions so far.
+func (d *deletion) finish(ctx context.Context) error {
+	if err := d.commit(); err != nil || len(d.parts) == 0 {
+		return err
+	}
+	s := d.store
+	for _, p := range d.parts {
+		if err := s.clearSums(ctx, p); err != nil {
+			return err
+		}
+	}
+	// The deletions first: with the notes gone, what a power cut brought back would be taken for the partitions'.
+	err := s.syncDisk()
+	if err == nil {
 		err = s.update(func(txn *badger.Txn) error {
-			for _, key := range keys {
-				if err := txn.Delete(key); err != nil {
+			for _, p := range d.parts {
+				if err := txn.Delete(s.groups().number(spaceDropping, p)); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrCommit, err)
-		}
-		s.metrics.droppedKeys.Add(float64(len(keys)))
-		s.drops.bytes.Add(bytes)
-		// Onward, not from the prefix again: badger would pass over all that was deleted.
-		from = append(keys[len(keys)-1], 0)
 	}
+	if err == nil {
+		err = s.syncDisk()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCommit, err)
+	}
+	s.recent.clear() // before anything of the partitions is read or written again
+	for _, p := range d.parts {
+		s.drops.remove(p)
+	}
+	s.metrics.droppedParts.Add(float64(len(d.parts)))
+	d.parts, d.keys = nil, 0
+	return nil
 }
 
 // keysFrom lists keys of a partition, from one on, as many as one transaction deletes, and what they take with their

@@ -120,6 +120,39 @@ func contents(t *testing.T, s *Store, p int) []KeyEntry {
 	return keys
 }
 
+// Who gains partitions waits for this: it costs a few commits, however many partitions have a little left in them.
+func TestSmallPartitionsAreDroppedTogether(t *testing.T) {
+	var commits atomic.Int64
+	s, _ := openTest(t, t.TempDir(), Options{Partitions: 256, Commit: func(commit func() error) error {
+		commits.Add(1)
+		return commit()
+	}})
+	parts := make([]int, 250)
+	var wg sync.WaitGroup
+	for p := range parts {
+		parts[p] = p
+		for i := range 3 {
+			wg.Go(func() { put(t, s, Key{p, "b", fmt.Sprint(i)}, "value") })
+		}
+	}
+	wg.Wait()
+	put(t, s, Key{255, "b", "kept"}, "value")
+	commits.Store(0)
+	if err := s.Drop(t.Context(), parts); err != nil {
+		t.Fatal(err)
+	}
+	if n := commits.Load(); n > 3 { // the note, the records, the note's end
+		t.Errorf("%d commits", n)
+	}
+	for _, p := range []int{0, 1, 128, 249} {
+		checkGone(t, s, p)
+	}
+	if left, err := s.Leftovers(); err != nil || !slices.Equal(left, []int{255}) {
+		t.Errorf("leftovers %v, %v", left, err)
+	}
+	checkSums(t, s)
+}
+
 // A mark of all partitions at once must not come back for a partition that was dropped.
 func TestDropTakesTheMarkOfAllOff(t *testing.T) {
 	live, path := t.TempDir(), t.TempDir()
@@ -153,11 +186,12 @@ func TestCrashWhileDropping(t *testing.T) {
 			return commit()
 		}})
 		keys, _ := stock(t, s, 2, dropStep+100)
+		small, _ := stock(t, s, 4, 3) // the two share a transaction
 		if err := s.SetMark(t.Context(), []int{2}, MarkBehind); err != nil {
 			t.Fatal(err)
 		}
 		left.Store(int64(step))
-		err := s.Drop(t.Context(), []int{2})
+		err := s.Drop(t.Context(), []int{4, 2})
 		finished = err == nil
 		if !finished {
 			if !errors.Is(err, ErrCommit) {
@@ -170,21 +204,22 @@ func TestCrashWhileDropping(t *testing.T) {
 		closeTest(t, s, d)
 		s, d = openTest(t, path, Options{Partitions: 8})
 		if step == 0 {
-			if got := len(contents(t, s, 2)); got != len(keys) {
-				t.Errorf("before the note %d of %d records are left", got, len(keys))
+			if got, other := len(contents(t, s, 2)), len(contents(t, s, 4)); got != len(keys) || other != len(small) {
+				t.Errorf("before the note %d of %d and %d of %d records are left", got, len(keys), other, len(small))
 			}
 		} else {
 			// Marked before the rest is dropped: the mark is of the new ownership, and stays.
 			if err := s.SetMark(t.Context(), []int{2}, MarkFilling); err != nil {
 				t.Fatal(err)
 			}
-			waitFor(t, "the rest to be dropped", func() bool { return !s.Holds(2) })
+			waitFor(t, "the rest to be dropped", func() bool { return !s.Holds(2) && !s.Holds(4) })
 			waitFor(t, "the sums", func() bool { _, ready := s.Root(2); return ready })
 			checkMarks(t, s, map[int]Mark{2: MarkFilling})
-			if err := s.Drop(t.Context(), []int{2}); err != nil {
+			if err := s.Drop(t.Context(), []int{4, 2}); err != nil {
 				t.Fatal(err)
 			}
 			checkGone(t, s, 2)
+			checkGone(t, s, 4)
 			put(t, s, keys[0], "new")
 			checkSums(t, s)
 		}
