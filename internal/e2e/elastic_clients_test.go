@@ -45,6 +45,7 @@ func (f *flock) newReaders(seed uint64, nodes []*process) *readers {
 func (f *flock) newReadersOf(seed uint64, nodes []*process, readOne bool) *readers {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &readers{nodes: slices.Clone(nodes), counts: map[string]int{}, reach: &f.reach, stop: stop}
+	c.reach.count(&c.rounds)
 	c.countRounds(ctx, f.t)
 	for i := range elasticRegisters {
 		r := &register{crowd: c, key: fmt.Sprintf("register-%d", i), w: "quorum", r: "quorum"}
@@ -77,15 +78,14 @@ func (c *readers) run(ctx context.Context, seed uint64, id int, step func(*asker
 	p := &asker{http: &http.Client{Timeout: 3 * time.Second, Transport: labTransport()}, rnd: rand.New(rand.NewPCG(seed, uint64(id)))}
 	c.wg.Go(func() {
 		defer p.http.CloseIdleConnections()
-		fair := c.newStretch()
+		fair := c.rounds.stretch()
 		all := fair
 		for ctx.Err() == nil {
 			if p.node == nil || !c.asks(p.node) {
 				p.node = c.any(p.rnd)
 			}
-			turns, _ := c.reach.now()
 			ok := step(p)
-			c.judge(ctx, p, ok, turns, &fair, &all)
+			c.judge(ctx, p, ok, &fair, &all)
 			if !ok {
 				p.node = nil
 				<-time.After(10 * time.Millisecond)

@@ -171,10 +171,10 @@ func (f *flock) freeze(p *process) {
 
 func (f *flock) thaw(p *process) {
 	f.t.Helper()
+	f.reach.set(p, false) // before it can answer
 	if err := p.Signal(syscall.SIGCONT); err != nil {
 		f.t.Fatal(err)
 	}
-	f.reach.set(p, false)
 }
 
 // A coordinator is frozen, with writes in it, while two epochs are decided without it. It goes on: first as a member that

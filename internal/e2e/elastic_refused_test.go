@@ -20,6 +20,9 @@ type reach struct {
 	side  map[string]int // while the network is split
 	away  map[string]bool
 	turns int // how often it has changed
+
+	rounds *rounds // of the readers under way
+	turned stretch // since the latest change
 }
 
 func (r *reach) change(f func()) {
@@ -27,6 +30,16 @@ func (r *reach) change(f func()) {
 	defer r.mu.Unlock()
 	f()
 	r.turns++
+	if r.rounds != nil {
+		r.turned = r.rounds.stretch()
+	}
+}
+
+// count has the time of changes be told in rounds.
+func (r *reach) count(rounds *rounds) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rounds, r.turned = rounds, rounds.stretch()
 }
 
 // set says that a node is away, being killed or frozen, or back.
@@ -55,14 +68,20 @@ func (r *reach) split(sides ...[]string) {
 
 func (r *reach) heal() { r.change(func() { r.side = nil }) }
 
-func (r *reach) now() (turns int, whole bool) {
+func (r *reach) whole() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	whole = r.side == nil
+	whole := r.side == nil
 	for _, away := range r.away {
 		whole = whole && !away
 	}
-	return r.turns, whole
+	return whole
+}
+
+func (r *reach) latest() (turns int, turned stretch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.turns, r.turned
 }
 
 // hears reports whether two nodes can talk to each other.
@@ -83,7 +102,7 @@ type demand struct {
 // primaries of the key, in the epoch that it reads by or, for a write, in every live one. While members change during a
 // split, both sides may lack a quorum for a write of some keys.
 func (r *reach) fair(ctx context.Context, p *process, n demand) bool {
-	if _, whole := r.now(); whole {
+	if r.whole() {
 		return true
 	}
 	if !r.hears(p.name, p.name) {
@@ -197,9 +216,7 @@ type stretch struct {
 	could  bool // it begins with a success
 }
 
-func (c *readers) newStretch() stretch {
-	return stretch{since: time.Now(), rounds: c.rounds.good.Load()}
-}
+func (r *rounds) stretch() stretch { return stretch{since: time.Now(), rounds: r.good.Load()} }
 
 // refusals are the longest stretches of refusals of all clients.
 type refusals struct {
@@ -210,17 +227,24 @@ type refusals struct {
 	any    time.Duration // those without a quorum on their side included
 }
 
-// judge notes what became of a client's latest step.
-func (c *readers) judge(ctx context.Context, p *asker, ok bool, turns int, fair, all *stretch) {
-	now := c.newStretch()
-	after, _ := c.reach.now()
-	met := ok || after != turns || !c.reach.fair(ctx, p.node, p.need)
-	if again, _ := c.reach.now(); again != turns {
-		met = true
+// judge notes what became of a client's latest step. Where nodes went or came back during it, only the time since then is
+// as it is now.
+func (c *readers) judge(ctx context.Context, p *asker, ok bool, fair, all *stretch) {
+	now := c.rounds.stretch()
+	turns, turned := c.reach.latest()
+	if turned.since.After(fair.since) {
+		*fair = turned
+	}
+	could := ok // so far as is known, and that is enough for short
+	if !ok || now.rounds-fair.rounds > 2 {
+		could = c.reach.fair(ctx, p.node, p.need)
+		if again, _ := c.reach.latest(); again != turns {
+			could = false
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if rounds := now.rounds - fair.rounds; ok || !met {
+	if rounds := now.rounds - fair.rounds; could {
 		c.refused.fair = max(c.refused.fair, now.since.Sub(fair.since))
 		if rounds > max(c.refused.rounds, c.refused.after) {
 			c.refused.what = fmt.Sprintf("%+v through %s from %s to %s, then: %s", p.need, p.node.name, fair.since.Format(clockFormat), now.since.Format(clockFormat), p.told)
@@ -233,7 +257,7 @@ func (c *readers) judge(ctx context.Context, p *asker, ok bool, turns int, fair,
 	}
 	now.could = ok
 	c.refused.any = max(c.refused.any, now.since.Sub(all.since))
-	if met {
+	if ok || !could {
 		*fair = now
 	}
 	if ok {
