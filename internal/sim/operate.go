@@ -27,6 +27,7 @@ var changes = []fault{
 	{"linger", (*strike).linger},
 	{"scant", (*strike).scant},
 	{"narrow", (*strike).narrow},
+	{"newcomer", (*strike).newcomer},
 }
 
 // See firstFaults.

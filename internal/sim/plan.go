@@ -162,6 +162,7 @@ func Draw(seed uint64) Plan {
 	p.drawRare()
 	p.drawAimed()
 	p.drawBelated()
+	p.drawNewcomer()
 	return p
 }
 
@@ -244,6 +245,27 @@ func (p *Plan) drawBelated() {
 	}
 	p.addFault("belated", 4+r.IntN(5))
 	p.Reap, p.Retries = 500*time.Millisecond, false // else a key is not reaped for long
+}
+
+// newcomerStream makes the draws of drawNewcomer; the older of testdata/seeds.txt draw nothing.
+const newcomerStream = 5
+
+// drawNewcomer draws what aims at new members, which come after tombstones were reaped.
+func (p *Plan) drawNewcomer() {
+	r := rand.New(rand.NewPCG(p.Seed, newcomerStream))
+	if r.IntN(100) >= 10 || p.Losses > 0 || p.OS {
+		return
+	}
+	if !p.changing() {
+		p.changes, p.Operators = map[string]int{}, 1
+		p.ChangeGap = time.Duration(3+r.IntN(10)) * time.Second
+	}
+	p.Spares = max(p.Spares, 2)
+	p.addChange("newcomer", 6)
+	p.Gap = max(p.Gap, 20*time.Second)
+	p.Reap, p.Retries = 500*time.Millisecond, false // else a key is not reaped for long
+	// Where something is reaped again, the new member hears of the round. So most slices of the hash space are left alone.
+	p.Parts, p.Once, p.Churn = 64, 0, 0
 }
 
 func (p *Plan) addFault(name string, strength int) {

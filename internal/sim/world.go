@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dunlindb/dunlin/internal/crowd"
@@ -56,6 +57,8 @@ type world struct {
 	fallen  bool              // a majority was lost at once
 	back    map[uint64]*table // by epoch: what a cancelling is to bring back
 	won     map[uint64]string // by epoch: the change that was told that it is that epoch
+
+	newcomers atomic.Int32 // strikes of that name
 }
 
 func newWorld(p Plan, log *slog.Logger) *world {
