@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +80,12 @@ func (s *strike) hiccup() {
 		s.wait(1+i, 0, time.Second)
 	}
 	c.by.set(func() { c.by.slips = false })
+	// What failed may have been a reap round, not a write: then the store waits for who restarts the node.
+	if strings.Contains(s.w.readiness(c.by), "failed commits") {
+		s.w.note("%s: %s is restarted", s.name, c.by.name)
+		s.w.breach(c.by.crash(false))
+		s.w.breach(c.by.start(false))
+	}
 }
 
 // belated holds up what one owner of a partition sends to another one: writes of keys that are then deleted by the first

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -51,6 +52,9 @@ func (w *world) told(change, body string) (epoch uint64) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if strings.Contains(change, "force=true") { // what those that were lost decided by themselves is gone with them
+		maps.DeleteFunc(w.won, func(epoch uint64, _ string) bool { return epoch >= doc.Epoch })
+	}
 	if other := w.won[doc.Epoch]; other != "" && !sameChange(other, change) {
 		w.breach(fmt.Errorf("epoch %d was told to be %s, and %s", doc.Epoch, change, other))
 	}
