@@ -46,6 +46,17 @@ func (w *world) awaitDown(seenBy []*Cluster, nodes ...*Cluster) {
 	})
 }
 
+// goneOn are five members of whom a and b, which are left, have gone on by force without the others, which are dead.
+func (w *world) goneOn() (cfgs []Config, nodes, left []*Cluster) {
+	w.t.Helper()
+	cfgs, nodes = w.members(5)
+	left = nodes[:2]
+	w.lose(left, nodes[2:]...)
+	apply(w.t, nodes[0], forced("c,d,e"))
+	w.awaitEpoch(2*time.Minute, 2, left...)
+	return cfgs, nodes, left
+}
+
 func forced(names string) Request { return Request{Action: ActionRemove, Node: names, Force: true} }
 
 func TestAMajorityIsGivenUp(t *testing.T) {
@@ -98,11 +109,7 @@ func TestAMajorityIsGivenUp(t *testing.T) {
 // A peer may refuse a node that was given up before gossip has told it why: that it was left behind is stored all the same.
 func TestWhoWasRefusedFirstIsLeftBehindForGood(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		cfgs, nodes := w.members(5)
-		left := nodes[:2]
-		w.lose(left, nodes[2:]...)
-		apply(t, nodes[0], forced("c,d,e"))
-		w.awaitEpoch(2*time.Minute, 2, left...)
+		cfgs, nodes, _ := w.goneOn()
 		c, err := New(cfgs[2])
 		if err != nil {
 			t.Fatal(err)
@@ -122,11 +129,7 @@ func TestWhoWasRefusedFirstIsLeftBehindForGood(t *testing.T) {
 // two meet, nobody is dragged back, and what it decided is not taken up.
 func TestALostSideThatComesBackDragsNobodyBack(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		cfgs, nodes := w.members(5)
-		left := nodes[:2]
-		w.lose(left, nodes[2:]...)
-		apply(t, nodes[0], forced("c,d,e"))
-		w.awaitEpoch(2*time.Minute, 2, left...)
+		cfgs, nodes, left := w.goneOn()
 		want := nodes[0].Ring().Layout().Hash()
 		var lost []*Cluster
 		for i := 2; i < 5; i++ {
