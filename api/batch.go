@@ -134,9 +134,12 @@ func (a *api) runBatch(ctx context.Context, in *lines, q query, results chan<- c
 		}
 		slots <- struct{}{}
 		go func() {
-			defer func() { finish(); a.deps.Admission.Leave(); <-slots }()
 			<-before
-			turn <- a.operate(ctx, o, q)
+			res := a.operate(ctx, o, q)
+			finish()
+			a.deps.Admission.Leave()
+			<-slots
+			turn <- res // last: a batch has ended when its results are out, and holds no place then
 		}()
 		results <- turn
 	}
