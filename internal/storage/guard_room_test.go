@@ -29,8 +29,9 @@ func (d *space) statfs(string) (uint64, uint64, error) { return d.free.Load(), d
 func TestGuardCountsWritesUnderWay(t *testing.T) {
 	const minFree, room = 256 << 20, 40 << 20
 	d := newSpace(minFree+room, 1<<30)
-	release := make(chan struct{})
+	begun, release := make(chan struct{}, 64), make(chan struct{})
 	s, _ := openTest(t, t.TempDir(), Options{MinFree: minFree, Statfs: d.statfs, Commit: func(commit func() error) error {
+		begun <- struct{}{}
 		<-release
 		return commit()
 	}})
@@ -51,6 +52,9 @@ func TestGuardCountsWritesUnderWay(t *testing.T) {
 				t.Error(err)
 			}
 		})
+		if i == 0 {
+			<-begun // the mark that the others pass is asked once more of what is not yet in a commit
+		}
 	}
 	for range 64 - room/(writeCopies<<20) { // the rest waits for the commit
 		<-refused
