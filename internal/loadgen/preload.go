@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -69,7 +70,7 @@ func (p *preloader) write(ctx context.Context, key int) error {
 		if last = p.try(ctx); last == nil {
 			return nil
 		}
-		sleep(redialPause)
+		time.Sleep(redialPause)
 	}
 	return fmt.Errorf("preload: key %s: %w", p.op.Key, last)
 }

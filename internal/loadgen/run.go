@@ -17,7 +17,7 @@ type Options struct {
 	PIDs     []int       // processes whose CPU and memory are measured
 	Progress func(Point) // called each second of the window, from one goroutine
 
-	sleep  func(time.Duration) // nil: sleep
+	sleep  func(time.Duration) // nil: an alarm's
 	sample sampler             // nil: sample
 }
 
@@ -27,6 +27,7 @@ type runner struct {
 	dial     Dialer
 	opt      Options
 	schedule *schedule
+	gate     *gate
 	recorder *recorder
 	zipf     zipf
 	head     atomic.Int64
@@ -43,7 +44,12 @@ func Run(ctx context.Context, spec Spec, dial Dialer, opt Options) (*Result, err
 		return nil, err
 	}
 	if opt.sleep == nil {
-		opt.sleep = sleep
+		alarm, err := newAlarm()
+		if err != nil {
+			return nil, err
+		}
+		defer alarm.close()
+		opt.sleep = alarm.sleep
 	}
 	if opt.sample == nil {
 		opt.sample = sample
@@ -90,8 +96,14 @@ func dialAll(ctx, life context.Context, n int, dial Dialer) ([]Conn, error) {
 func (r *runner) run(ctx context.Context, conns []Conn) (*Result, error) {
 	started := time.Now()
 	r.schedule = newSchedule(&r.spec, started)
+	r.gate = newGate(r.schedule, r.opt.sleep)
 	work, stop := context.WithCancel(ctx)
-	defer stop()
+	var gate sync.WaitGroup
+	gate.Go(func() { r.gate.run(work) })
+	defer func() {
+		stop()
+		gate.Wait()
+	}()
 	var wg sync.WaitGroup
 	for i, c := range conns {
 		wg.Go(func() { r.connection(work, i, c) })
@@ -128,13 +140,10 @@ func (r *runner) connection(ctx context.Context, i int, c Conn) {
 	}()
 	draw := newDrawer(&r.spec, r.zipf, &r.head, uint64(i))
 	var op Op
-	for ctx.Err() == nil {
-		due, measured, ok := r.schedule.next(time.Now())
-		if !ok {
-			return
-		}
+	turn := newPlace()
+	for ctx.Err() == nil && r.gate.claim(turn) {
 		draw.next(&op)
-		if wait := time.Until(due); wait > 0 && !r.sleep(ctx, wait) {
+		if !turn.wait(ctx) {
 			return
 		}
 		a := Answer{Class: Broken, Reason: ReasonConnection}
@@ -144,7 +153,7 @@ func (r *runner) connection(ctx context.Context, i int, c Conn) {
 		if c != nil {
 			a = r.judge(c.Do(&op), &op)
 		}
-		r.done(i, op.Kind, a, time.Since(due), measured)
+		r.done(i, op.Kind, a, time.Since(turn.due), turn.measured)
 		if c != nil && (a.Class == Broken || a.Close) {
 			c.Close()
 			c = nil
@@ -152,27 +161,12 @@ func (r *runner) connection(ctx context.Context, i int, c Conn) {
 	}
 }
 
-// longestSleep is how long the end of a run may go unnoticed.
-const longestSleep = 100 * time.Millisecond
-
-func (r *runner) sleep(ctx context.Context, d time.Duration) bool {
-	end := time.Now().Add(d)
-	for ; d > longestSleep; d = time.Until(end) {
-		r.opt.sleep(longestSleep / 2)
-		if ctx.Err() != nil {
-			return false
-		}
-	}
-	r.opt.sleep(d)
-	return ctx.Err() == nil
-}
-
 // redial makes the connection again. One that cannot be made is a failed
 // operation.
 func (r *runner) redial(i int) (Conn, Answer) {
 	c, err := r.dial(context.Background(), i)
 	if err != nil {
-		r.opt.sleep(redialPause)
+		time.Sleep(redialPause)
 		return nil, Lost(err)
 	}
 	return c, Answer{}
