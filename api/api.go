@@ -218,10 +218,10 @@ func (a *api) routes() http.Handler {
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	// The most used first: the router tries them in order.
 	all := []route{
-		{path: "/kv/{bucket}/{key}", methods: map[string]handler{
+		{path: keyRoute, methods: map[string]handler{
 			http.MethodGet: a.traced(a.get), http.MethodPut: a.traced(a.put), http.MethodDelete: a.traced(a.remove),
 		}},
-		{path: "/kv/{bucket}", methods: map[string]handler{http.MethodGet: a.list, http.MethodPost: a.traced(a.create)}},
+		{path: bucketRoute, methods: map[string]handler{http.MethodGet: a.list, http.MethodPost: a.traced(a.create)}},
 		{path: "/batch", methods: map[string]handler{http.MethodPost: a.batch}},
 		{path: "/buckets", methods: get(a.listBuckets)},
 		{path: "/buckets/{bucket}", methods: map[string]handler{

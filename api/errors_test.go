@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -165,6 +166,29 @@ func TestOverload(t *testing.T) {
 	res := w.want(503, "PUT", "/kv/b/k", "v")
 	if p := problemOf(t, res); res.Header().Get("Retry-After") == "" || p.Outcome != "none" || !p.Retryable {
 		t.Errorf("overload: %s", res.Body)
+	}
+	for _, c := range []struct{ method, path, outcome string }{
+		{"GET", "/kv/b/k", ""}, {"GET", "/kv/b", ""}, {"POST", "/kv/b", "none"}, {"DELETE", "/kv/b/k/l", "none"}, // before the path is looked at
+		{"POST", "/batch", "none"}, {"GET", "/buckets", ""}, // after it
+	} {
+		res := w.want(503, c.method, c.path, "")
+		h := res.Header()
+		if p := problemOf(t, res); string(p.Outcome) != c.outcome || !strings.HasSuffix(p.Type, ":overloaded") {
+			t.Errorf("%s %s: %s", c.method, c.path, res.Body)
+		}
+		if h.Get("Retry-After") == "" || h.Get(headerNode) == "" || h.Get("Cache-Control") != "no-store" || h.Get("Content-Length") != strconv.Itoa(res.Body.Len()) {
+			t.Errorf("%s %s: %v", c.method, c.path, h)
+		}
+	}
+	metrics := w.want(200, "GET", "/metrics", "").Body.String()
+	for _, line := range []string{
+		`dunlin_http_refused_total 7`,
+		`dunlin_http_requests_total{code="503",method="GET",route="/kv/{bucket}"} 1`,
+		`dunlin_http_requests_total{code="503",method="DELETE",route="/kv/{bucket}/{key}"} 1`,
+	} {
+		if !strings.Contains(metrics, line+"\n") {
+			t.Errorf("no %s", line)
+		}
 	}
 	body := &countedBody{}
 	rec := httptest.NewRecorder()

@@ -56,12 +56,16 @@ const statusGone = 499
 func (a *api) outermost(next http.Handler) http.Handler {
 	// Values that all answers share, so that none has to make them.
 	server, nosniff, node := []string{"dunlin/" + a.deps.Version}, []string{"nosniff"}, []string{a.deps.Name}
+	shed := newShedder(a)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h["Server"], h["X-Content-Type-Options"], h[headerNode] = server, nosniff, node
 		if r.Body != nil && r.Body != http.NoBody {
 			// Also for a body that no handler reads: net/http waits for its end. Not every writer can.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(a.opt.BodyTimeout))
+		}
+		if shed.answered(w, r) {
+			return
 		}
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
@@ -136,7 +140,7 @@ func (a *api) admit(rt route, h handler, w http.ResponseWriter, r *http.Request)
 	}
 	if !a.deps.Admission.Enter() {
 		a.metrics.refused.Inc()
-		return newProblem(http.StatusServiceUnavailable, "overloaded", "this node works on as many requests as it can")
+		return overloaded()
 	}
 	defer a.deps.Admission.Leave()
 	if err := a.deps.Cluster.Ready(); err != nil {

@@ -77,6 +77,14 @@ func (p *problem) write(w http.ResponseWriter) {
 	for _, name := range []string{"ETag", "Last-Modified", "Content-Length", "Content-Security-Policy"} {
 		h.Del(name)
 	}
+	p.setHeader(h)
+	body := append(encodeJSON(p), '\n')
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(body) // a client that has gone away needs no answer
+}
+
+func (p *problem) setHeader(h http.Header) {
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	if p.Status == http.StatusServiceUnavailable {
@@ -91,10 +99,6 @@ func (p *problem) write(w http.ResponseWriter) {
 	if p.siblings > 1 {
 		h.Set(headerSiblings, strconv.Itoa(p.siblings))
 	}
-	body := append(encodeJSON(p), '\n')
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(p.Status)
-	_, _ = w.Write(body) // a client that has gone away needs no answer
 }
 
 // encodeJSON renders what always can be rendered: our own structs.

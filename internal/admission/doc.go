@@ -3,9 +3,8 @@
 //
 // A fixed number is no good answer. One that a large machine needs lets a small one queue for seconds, and everybody
 // waits in that queue, those that are refused as well: their requests have to be read. So the number follows what tells
-// whether the processors keep up: how long goroutines that could run wait until they do (the runtime counts that). See
-// Limit.
+// whether the processors keep up: how long what has come waits until it is looked at. See Limit and Backlog.
 //
-// Invariants: between least and max; whoever entered leaves once. It owns no goroutine and no timer: an idle node does
-// nothing.
+// Invariants: between least and max; whoever entered leaves once. A Limit owns no goroutine and no timer, and a Backlog
+// a goroutine that waits for what it is asked: an idle node does nothing.
 package admission

@@ -12,17 +12,20 @@ const (
 	window = 50 * time.Millisecond
 	// idle is after how long without a look nothing can be left of an overload.
 	idle = 10 * window
-	// target is the longest wait for a processor that is put up with. At it, the processors are never idle; more would only
+	// target is the longest wait that is put up with. At it, the processors are never idle; more would only
 	// make everybody wait, those who are refused as well.
 	target = 10 * time.Millisecond
-	// leastEach is what is worked on for each processor whatever the waits seem to be: other programs on the machine, or
-	// the collector of garbage, make goroutines wait as well. It is done in a few milliseconds.
+	// leastEach is what is worked on for each processor whatever the waits are: other programs on the machine, or the
+	// collector of garbage, make everything wait as well. It is done in a few milliseconds.
 	leastEach = 32
+	// calmest is how many thirty-seconds the limit goes up by at most.
+	calmest = 16
 )
 
-// Limit is how many operations may be under way. While goroutines wait longer than target for a processor, it goes down
-// by a quarter each window, from what was under way at most; while they wait less than half of that, it goes up by an
-// eighth. So it stays where the processors are just busy. Safe for concurrent use.
+// Limit is how many operations may be under way. While what comes waits longer than target, it goes down each window, from
+// what was under way at most: in proportion, by a quarter at least, to a quarter at most. While it waits less than half of
+// that, the limit goes up: by a thirty-second first, since what was let in too much is in the way for long, and each window
+// by more, up to a half. So it stays where the processors are just busy. Safe for concurrent use.
 type Limit struct {
 	most, least int64
 	waits       Waits
@@ -33,12 +36,12 @@ type Limit struct {
 	peak  atomic.Int64 // most that were under way in this window, about
 	due   atomic.Int64 // when this window ends, since began
 
-	mu   sync.Mutex    // guards last, and that waits is asked by one at a time
+	mu   sync.Mutex    // guards what is below, and that waits is asked by one at a time
 	last time.Duration // when waits was asked
+	calm int64         // windows of short waits since the last long one, up to calmest
 }
 
-// Waits tells how long goroutines waited for a processor since it was asked before: the time that nine of ten did not
-// exceed. ok is false when too few were seen.
+// Waits tells how long what comes waits until it is looked at. ok is false when that is not known.
 type Waits func() (wait time.Duration, ok bool)
 
 // New returns a limit that is never above most. Without waits it is always that.
@@ -46,6 +49,14 @@ func New(most int, waits Waits) *Limit {
 	l := &Limit{most: int64(most), least: int64(leastEach * runtime.GOMAXPROCS(0)), waits: waits, began: time.Now()}
 	l.limit.Store(l.most)
 	return l
+}
+
+// Full reports whether there is too much to do for Enter to succeed now.
+func (l *Limit) Full() bool {
+	if l.waits != nil {
+		l.look()
+	}
+	return l.n.Load() >= l.limit.Load()
 }
 
 // Enter begins an operation, or reports that there is too much to do.
@@ -89,10 +100,11 @@ func (l *Limit) look() {
 	case since > idle:
 		limit = l.most // the waits are of long ago
 	case ok && wait > target:
-		limit = min(limit, peak)
-		limit -= limit / 4
+		limit, l.calm = min(limit, peak), 0
+		limit = max(limit/4, min(limit-limit/4, limit*int64(target)/int64(wait)))
 	case !ok || wait < target/2:
-		limit += limit/8 + 1
+		l.calm = min(l.calm+1, calmest)
+		limit += limit*l.calm/32 + 1
 	}
 	l.limit.Store(min(max(limit, l.least), l.most))
 }

@@ -49,8 +49,18 @@ func TestLimitFollowsTheWaits(t *testing.T) {
 		if n := next(target * 3 / 4); n != 57 {
 			t.Errorf("just busy, and %d", n)
 		}
-		if n := next(target/2 - 1); n != 57+57/8+1 {
-			t.Errorf("an eighth more than 57: %d", n)
+		if n := next(target/2 - 1); n != 57+57/32+1 {
+			t.Errorf("a thirty-second more than 57: %d", n)
+		}
+		if n := next(target/2 - 1); n != 59+59*2/32+1 {
+			t.Errorf("two thirty-seconds more than 59: %d", n)
+		}
+		l.peak.Store(60)
+		if n := next(2 * target); n != 30 {
+			t.Errorf("half of 60: %d", n)
+		}
+		if n := next(target/2 - 1); n != 30+1 {
+			t.Errorf("a thirty-second more than 30: %d", n)
 		}
 		for range 20 {
 			next(time.Second)
@@ -59,7 +69,7 @@ func TestLimitFollowsTheWaits(t *testing.T) {
 			t.Errorf("not least: %d", n)
 		}
 		ok = false // too little happens to say anything
-		for range 60 {
+		for range 25 {
 			next(time.Second)
 		}
 		if n := l.Now(); n != atMost {

@@ -48,7 +48,7 @@ type Deps struct {
 	Now func() time.Time
 	// ReapAfter is how old a tombstone must be to be reaped; 0: the reaper's default.
 	ReapAfter time.Duration
-	// Waits tells how long goroutines wait for a processor, so that clients are refused what this node cannot do; nil:
+	// Waits tells how long what comes waits to be looked at, so that clients are refused what this node cannot do; nil:
 	// only their number counts. A process that does other work, or is in virtual time, cannot say.
 	Waits admission.Waits
 }
@@ -85,7 +85,12 @@ type Node struct {
 // Config.LeaveOnStop it leaves the cluster in between. An error is one line that says which setting to change, or why
 // the node did not leave.
 func Run(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	n, err := Start(ctx, cfg, log, Deps{Waits: admission.Runtime()})
+	backlog, err := admission.NewBacklog()
+	if err != nil {
+		return err
+	}
+	defer backlog.Close()
+	n, err := Start(ctx, cfg, log, Deps{Waits: backlog.Waits})
 	if err != nil {
 		return err
 	}
