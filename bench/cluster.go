@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -198,21 +197,6 @@ func tail(path string) string {
 		return err.Error()
 	}
 	return strings.TrimSpace(string(b[max(0, len(b)-500):]))
-}
-
-// freePorts finds n ports that nobody listens on. They stay the same over all
-// rounds, because some servers keep addresses in their data.
-func freePorts(n int) ([]int, error) {
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
-	}
-	return out, nil
 }
 
 // find looks for a program in the directory given, then in the PATH.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dunlindb/dunlin/client"
+	"github.com/dunlindb/dunlin/internal/fleet"
 	"github.com/dunlindb/dunlin/internal/loadgen"
 )
 
@@ -43,7 +44,7 @@ func dunlinWith(ctx context.Context, s settings, durability string, size int) (*
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(4 * size)
+	ports, err := fleet.FreePorts("127.0.0.1", 4*size)
 	if err != nil {
 		return nil, err
 	}

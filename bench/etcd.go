@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dunlindb/dunlin/internal/fleet"
 	"github.com/dunlindb/dunlin/internal/loadgen"
 )
 
@@ -24,7 +25,7 @@ func etcd(ctx context.Context, s settings) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(2 * nodes)
+	ports, err := fleet.FreePorts("127.0.0.1", 2*nodes)
 	if err != nil {
 		return nil, err
 	}

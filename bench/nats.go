@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dunlindb/dunlin/internal/fleet"
 	"github.com/dunlindb/dunlin/internal/loadgen"
 )
 
@@ -34,7 +35,7 @@ func natsWith(ctx context.Context, s settings, syncs string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(2 * nodes)
+	ports, err := fleet.FreePorts("127.0.0.1", 2*nodes)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dunlindb/dunlin/internal/fleet"
 	"github.com/dunlindb/dunlin/internal/loadgen"
 )
 
@@ -28,7 +29,7 @@ func redisWith(ctx context.Context, s settings, aof bool) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(nodes)
+	ports, err := fleet.FreePorts("127.0.0.1", nodes)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,40 +14,29 @@ import (
 
 	"github.com/dunlindb/dunlin/internal/cluster"
 	"github.com/dunlindb/dunlin/internal/config"
+	"github.com/dunlindb/dunlin/internal/fleet"
 	"github.com/dunlindb/dunlin/internal/storage"
 )
-
-// freePorts finds n ports that nobody listens on. Another process may take one before it is used; tests that start
-// nodes would then fail with an error that says so.
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
-	}
-	return out
-}
 
 // settings are those of n nodes on this machine that found a cluster together.
 func settings(t *testing.T, n int) []config.Config {
 	t.Helper()
-	ports := freePorts(t, 3*n)
+	host := fleet.Loopback() // other tests of this machine take ports meanwhile
+	ports, err := fleet.FreePorts(host, 3*n)
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	var out []config.Config
 	var seeds []config.Seed
 	for i := range n {
-		seeds = append(seeds, config.Seed{Name: fmt.Sprintf("n%d", i+1), Addr: fmt.Sprintf("127.0.0.1:%d", ports[3*i+2])})
+		seeds = append(seeds, config.Seed{Name: fmt.Sprintf("n%d", i+1), Addr: fmt.Sprintf("%s:%d", host, ports[3*i+2])})
 	}
 	for i := range n {
 		c := config.Default()
 		c.Name = seeds[i].Name
 		c.Data = filepath.Join(dir, c.Name)
-		c.HTTP, c.RPC = fmt.Sprintf("127.0.0.1:%d", ports[3*i]), fmt.Sprintf("127.0.0.1:%d", ports[3*i+1])
+		c.HTTP, c.RPC = fmt.Sprintf("%s:%d", host, ports[3*i]), fmt.Sprintf("%s:%d", host, ports[3*i+1])
 		c.Gossip = seeds[i].Addr
 		c.Seeds, c.Secret = seeds, "sesame"
 		c.MinFree = config.Free{Bytes: 1}

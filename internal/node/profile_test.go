@@ -6,12 +6,17 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/dunlindb/dunlin/internal/fleet"
 )
 
 func TestProfilesAreServedOnlyWhereAskedFor(t *testing.T) {
 	c := settings(t, 1)[0]
-	port := freePorts(t, 1)[0]
-	c.Seeds, c.Pprof = nil, fmt.Sprintf("127.0.0.1:%d", port)
+	ports, err := fleet.FreePorts("127.0.0.1", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Seeds, c.Pprof = nil, fmt.Sprintf("127.0.0.1:%d", ports[0])
 	start(t, c)
 	body := func(addr string) (int, string) {
 		res, err := http.Get("http://" + addr + "/debug/pprof/goroutine?debug=1")
