@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 	"slices"
+	"sync"
 
 	"github.com/dunlindb/dunlin/internal/wire"
 )
@@ -185,6 +187,8 @@ type Digest [16]byte
 func (o Object) Digest(bucket, key string) Digest {
 	e := wire.NewEncoder()
 	defer e.Free()
+	h := hashers.Get().(*hasher)
+	defer hashers.Put(h)
 	e.Array(4)
 	e.String(bucket)
 	e.String(key)
@@ -192,12 +196,25 @@ func (o Object) Digest(bucket, key string) Digest {
 	e.Array(len(o.Siblings))
 	for i := range o.Siblings {
 		s := o.Siblings[i]
-		sum := sha256.Sum256(s.Value)
-		s.Value = sum[:]
+		s.Value = h.of(s.Value)
 		s.encode(e, o.Context)
 	}
-	sum := sha256.Sum256(e.Bytes())
-	return Digest(sum[:16])
+	return Digest(h.of(e.Bytes())[:16])
+}
+
+// hasher is a SHA-256 that is used again, with room for its sum: sha256.Sum256 allocates both.
+type hasher struct {
+	hash.Hash
+	sum [sha256.Size]byte
+}
+
+var hashers = sync.Pool{New: func() any { return &hasher{Hash: sha256.New()} }}
+
+// of returns the sum of b. It is valid until the next.
+func (h *hasher) of(b []byte) []byte {
+	h.Reset()
+	h.Write(b)
+	return h.Sum(h.sum[:0])
 }
 
 // Clone returns a deep copy whose values alias nothing.

@@ -17,7 +17,7 @@ type batch struct {
 	sh      *shard
 	txn     *badger.Txn
 	ops     []*op
-	entries map[string]*entry
+	entries *entries
 	buckets []string  // that this batch makes known
 	dropped []dropped // hints that it replaces without knowing what they held
 	weight  int       // at least the size of the transaction
@@ -54,8 +54,59 @@ type dropped struct {
 	partition int
 }
 
+// entries are those of one batch, by key. The next batch of the shard uses the memory again: nobody may keep one.
+type entries struct {
+	byKey map[string]*entry
+	list  []*entry // all of byKey
+	spare []*entry // zero
+}
+
+// mostSpare bounds what is kept of a large batch.
+const mostSpare = 128
+
+func (t *entries) of(key []byte) *entry { return t.byKey[string(key)] }
+
+func (t *entries) add(e entry) *entry {
+	var at *entry
+	if n := len(t.spare); n > 0 {
+		at, t.spare = t.spare[n-1], t.spare[:n-1]
+	} else {
+		at = new(entry)
+	}
+	*at = e
+	if t.byKey == nil {
+		t.byKey = make(map[string]*entry)
+	}
+	t.byKey[string(e.key)] = at
+	t.list = append(t.list, at)
+	return at
+}
+
+// reset forgets all entries.
+func (t *entries) reset() {
+	if len(t.list) > mostSpare {
+		t.byKey, t.list, t.spare = nil, nil, nil
+		return
+	}
+	clear(t.byKey)
+	for _, e := range t.list {
+		*e = entry{}
+	}
+	t.spare = append(t.spare, t.list...)
+	t.list = t.list[:0]
+}
+
 func newBatch(sh *shard) *batch {
-	return &batch{sh: sh, txn: sh.s.transaction(true), entries: make(map[string]*entry)}
+	return &batch{sh: sh, txn: sh.s.transaction(true), ops: sh.ops, entries: &sh.entries}
+}
+
+// end gives the memory back. Nothing of the batch may be used afterwards.
+func (b *batch) end() {
+	b.entries.reset()
+	if clear(b.ops); cap(b.ops) <= mostSpare {
+		b.sh.ops = b.ops[:0]
+	}
+	b.ops, b.entries = nil, nil
 }
 
 func (b *batch) full() bool { return len(b.ops) >= batchOps || b.weight >= batchBytes }
@@ -104,14 +155,14 @@ func (b *batch) take(o *op) {
 
 // entry reads a key the first time that the batch needs it.
 func (b *batch) entry(o *op) *entry {
-	if e := b.entries[string(o.key)]; e != nil {
+	if e := b.entries.of(o.key); e != nil {
 		return e
 	}
 	l, err := b.load(o)
-	e := &entry{
+	e := b.entries.add(entry{
 		key: o.key, k: o.k, err: err, old: l.chunks, cold: true,
 		rec: l.record, digest: l.header.digest, incomplete: l.header.incomplete, corrupt: errors.Is(err, ErrCorrupt),
-	}
+	})
 	if l.found {
 		e.was = l.header.tally()
 	}
@@ -123,7 +174,6 @@ func (b *batch) entry(o *op) *entry {
 	}
 	// Also that nothing is there may not be durable.
 	e.dirty = err == nil && b.sh.suspect(o.key)
-	b.entries[string(o.key)] = e
 	return e
 }
 
@@ -276,7 +326,7 @@ func (b *batch) fill() error {
 	}
 	enc := wire.NewEncoder()
 	defer func() { enc.Free() }()
-	for _, e := range b.entries {
+	for _, e := range b.entries.list {
 		if !e.dirty {
 			continue
 		}
@@ -319,7 +369,7 @@ func (b *batch) fill() error {
 // make the transaction too large, and a crash before leaves them to the next start's sweep.
 func (b *batch) garbage(committed bool) [][]byte {
 	var keys [][]byte
-	for _, e := range b.entries {
+	for _, e := range b.entries.list {
 		if committed && e.dirty && e.old != nil {
 			keys = append(keys, e.old.keys(e.key)...)
 		}

@@ -50,13 +50,15 @@ func TestBatchRefuses(t *testing.T) {
 			}
 			b := newBatch(s.shards[0])
 			if c.entry != nil {
-				b.entries[string(o.key)] = c.entry
+				c.entry.key = o.key
+				b.entries.add(*c.entry)
 			}
 			b.take(o)
 			if !errors.Is(o.err, c.want) || b.dirty != (c.want == nil) {
 				t.Errorf("%s: mint %v: %v, dirty %v; want %v", name, write != nil, o.err, b.dirty, c.want)
 			}
 			b.txn.Discard()
+			b.end()
 		}
 	}
 }

@@ -168,6 +168,7 @@ func TestBatchStaysWithinATransaction(t *testing.T) {
 		if n < 2 {
 			t.Errorf("%s: batch of %d", name, n)
 		}
+		b.end()
 	}
 }
 

@@ -29,10 +29,10 @@ type HintCursor struct{ after Key }
 //
 // A corrupt hint is replaced; that something for the target was lost is durably marked in the same step.
 func (s *Store) PutHint(ctx context.Context, target ring.NodeID, k Key, o vclock.Object, round uint64) (Ack, error) {
-	p := &op{
-		ctx: ctx, k: k, hint: true, target: target, object: o, opt: MergeOptions{Round: round},
-		size: int64(weigh(o)) + opOverhead, level: levelNoReplica,
-	}
+	p := s.newOp()
+	defer s.free(p)
+	p.ctx, p.k, p.hint, p.target, p.object, p.opt = ctx, k, true, target, o, MergeOptions{Round: round}
+	p.size, p.level = int64(weigh(o))+opOverhead, levelNoReplica
 	if lifeOf(o.Siblings).Deleted {
 		p.level = levelNothing
 	}
@@ -48,10 +48,10 @@ func (s *Store) PutHint(ctx context.Context, target ring.NodeID, k Key, o vclock
 func (s *Store) MintHint(
 	ctx context.Context, target ring.NodeID, k Key, w vclock.Write, applied func(m vclock.Minted, round uint64),
 ) (vclock.Minted, Ack, error) {
-	o := &op{
-		ctx: ctx, k: k, hint: true, target: target, write: &w, applied: applied,
-		size: int64(len(w.Value)) + opOverhead, level: levelNoClient,
-	}
+	o := s.newOp()
+	defer s.free(o)
+	o.ctx, o.k, o.hint, o.target, o.write, o.applied = ctx, k, true, target, &w, applied
+	o.size, o.level = int64(len(w.Value))+opOverhead, levelNoClient
 	if w.Deleted {
 		o.level = levelNothing
 	}
@@ -64,7 +64,10 @@ func (s *Store) MintHint(
 // DeleteHint deletes a hint if it still has the given digest, and reports whether it did. With a zero digest it
 // deletes a corrupt one, and marks its partition as dropped in the same step. Errors are as with Mint.
 func (s *Store) DeleteHint(ctx context.Context, target ring.NodeID, k Key, d vclock.Digest) (deleted bool, err error) {
-	o := &op{ctx: ctx, k: k, hint: true, target: target, remove: true, digest: d, size: opOverhead, level: levelNothing}
+	o := s.newOp()
+	defer s.free(o)
+	o.ctx, o.k, o.hint, o.target, o.remove, o.digest = ctx, k, true, target, true, d
+	o.size, o.level = opOverhead, levelNothing
 	if err := s.submit(o); err != nil {
 		return false, err
 	}

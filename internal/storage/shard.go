@@ -40,6 +40,9 @@ type shard struct {
 	allSuspects bool // too many: every key is one
 	// buf holds the records of the batch that is being committed. badger has copied them when the commit returns.
 	buf []byte
+	// ops and entries are memory for the next batch.
+	ops     []*op
+	entries entries
 }
 
 func newShard(s *Store, id int) *shard {
@@ -105,16 +108,18 @@ drain:
 	}
 	b.settle(err == nil)
 	b.answer(err)
-	sh.s.removeChunks(b.garbage(err == nil))
+	garbage := b.garbage(err == nil)
+	b.end()
+	sh.s.removeChunks(garbage)
 	return stop
 }
 
 // failed forgets the batch. A dot that it minted may have reached peers, so nothing may continue its actors.
 func (sh *shard) failed(b *batch) {
 	sh.incarnation = sh.s.random()
-	for key, e := range b.entries {
+	for _, e := range b.entries.list {
 		if e.dirty {
-			sh.suspects[key] = struct{}{}
+			sh.suspects[string(e.key)] = struct{}{}
 		}
 	}
 	if len(sh.suspects) > maxSuspects {
@@ -127,9 +132,9 @@ func (sh *shard) committed(b *batch) {
 		return
 	}
 	if len(sh.suspects) > 0 {
-		for key, e := range b.entries {
+		for _, e := range b.entries.list {
 			if e.dirty {
-				delete(sh.suspects, key)
+				delete(sh.suspects, string(e.key))
 			}
 		}
 	}
@@ -165,7 +170,7 @@ func (b *batch) answer(err error) {
 			o.err = fmt.Errorf("%w: %w", ErrCommit, err)
 		}
 		b.sh.s.guard.release(o.held)
-		close(o.done)
+		o.done <- struct{}{}
 	}
 }
 

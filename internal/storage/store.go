@@ -53,6 +53,7 @@ type Store struct {
 
 	snapshots *snapshots
 	recent    *recent
+	ops       sync.Pool // see newOp
 	hlc       vclock.HLC
 
 	randMu sync.Mutex

@@ -100,7 +100,7 @@ func (b *batch) settle(committed bool) {
 		txn = s.transaction(false)
 		defer txn.Discard()
 	}
-	for _, e := range b.entries {
+	for _, e := range b.entries.list {
 		if !e.dirty {
 			continue
 		}

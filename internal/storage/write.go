@@ -40,7 +40,7 @@ type op struct {
 	held    int64 // bytes that the guard counts for it
 
 	state  atomic.Int32  // who has it
-	done   chan struct{} // closed once answered
+	done   chan struct{} // gets one when it is answered
 	minted vclock.Minted
 	ack    Ack
 	err    error
@@ -53,6 +53,24 @@ const (
 	opAbandoned
 )
 
+// newOp returns an op that is all zero but for done. It is to be freed. Each store has its own: a channel that was made in
+// a test's bubble of virtual time is of no use outside.
+func (s *Store) newOp() *op {
+	if o, ok := s.ops.Get().(*op); ok {
+		return o
+	}
+	return &op{done: make(chan struct{}, 1)}
+}
+
+// free gives o back when what it came to has been read, unless the writer loop is still to find that its caller went.
+func (s *Store) free(o *op) {
+	if o.state.Load() == opAbandoned {
+		return
+	}
+	*o = op{done: o.done}
+	s.ops.Put(o)
+}
+
 // Mint writes a client's value: it mints a dot for w against the local copy and stores the outcome. applied (may be
 // nil) is called from the writer loop once the write is applied in memory, before it is committed, so that it can
 // be sent to peers meanwhile, with the reap round that it is given; it must not block. It is not called when Mint
@@ -63,9 +81,10 @@ const (
 // ErrCorrupt, ErrIncomplete, ErrRead, ErrTooLarge, ErrUnhealthy, ErrClosed, and the context's error. Once applied,
 // a write no longer heeds the context: it waits for the commit.
 func (s *Store) Mint(ctx context.Context, k Key, w vclock.Write, applied func(m vclock.Minted, round uint64)) (vclock.Minted, Ack, error) {
-	o := &op{
-		ctx: ctx, k: k, write: &w, applied: applied, size: int64(len(w.Value)) + opOverhead, level: levelNoClient,
-	}
+	o := s.newOp()
+	defer s.free(o)
+	o.ctx, o.k, o.write, o.applied = ctx, k, &w, applied
+	o.size, o.level = int64(len(w.Value))+opOverhead, levelNoClient
 	if w.Deleted {
 		o.level = levelNothing
 	}
@@ -90,7 +109,10 @@ type MergeOptions struct {
 // returns none of vclock's, and neither ErrCorrupt nor ErrIncomplete, but ErrStaleRound when the partition is in a
 // later round than m.Round, which is decided in the same step as storing.
 func (s *Store) Merge(ctx context.Context, k Key, o vclock.Object, m MergeOptions) (Ack, error) {
-	p := &op{ctx: ctx, k: k, object: o, opt: m, size: int64(weigh(o)) + opOverhead, level: levelNoReplica}
+	p := s.newOp()
+	defer s.free(p)
+	p.ctx, p.k, p.object, p.opt = ctx, k, o, m
+	p.size, p.level = int64(weigh(o))+opOverhead, levelNoReplica
 	if lifeOf(o.Siblings).Deleted {
 		p.level = levelNothing
 	}
@@ -127,7 +149,7 @@ func (s *Store) submit(o *op) error {
 	}
 	o.held = o.size
 	object := o.k.encode()
-	o.key, o.done = object, make(chan struct{})
+	o.key = object
 	if o.hint {
 		o.key = hintKey(o.target, object)
 	}
