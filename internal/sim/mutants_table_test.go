@@ -84,7 +84,7 @@ var mutants = []mutant{
 		"vclock/mint.go", "own.Incarnation == m.Incarnation && own.Actor.Node == m.Node", "(own.Incarnation == m.Incarnation || PLANTED) && own.Actor.Node == m.Node",
 	}, {
 		"actor-after-failure", "an actor is continued after a commit that failed, though its dots may have been sent",
-		"internal/storage/shard.go", "	sh.incarnation = sh.s.random()\n	for key", "	if !PLANTED {\n		sh.incarnation = sh.s.random()\n	}\n	for key",
+		"internal/storage/shard.go", "	sh.incarnation = sh.s.random()\n	for _, e", "	if !PLANTED {\n		sh.incarnation = sh.s.random()\n	}\n	for _, e",
 	}, {
 		"missing-fsync", "commits are not synced",
 		"internal/storage/store.go", "txn, s.opt.Durability == Fsync)", "txn, s.opt.Durability == Fsync && !PLANTED)",
