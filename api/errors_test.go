@@ -168,7 +168,7 @@ func TestOverload(t *testing.T) {
 		t.Errorf("overload: %s", res.Body)
 	}
 	for _, c := range []struct{ method, path, outcome string }{
-		{"GET", "/kv/b/k", ""}, {"GET", "/kv/b", ""}, {"POST", "/kv/b", "none"}, {"DELETE", "/kv/b/k/l", "none"}, // before the path is looked at
+		{"GET", "/kv/b/k", ""}, {"GET", "/kv/b%2Fc", ""}, {"POST", "/kv/b", "none"}, {"DELETE", "/kv/b/k/l", "none"}, // before the path is looked at
 		{"POST", "/batch", "none"}, {"GET", "/buckets", ""}, // after it
 	} {
 		res := w.want(503, c.method, c.path, "")

@@ -46,7 +46,7 @@ func newShedder(a *api) *shedder {
 // answered refuses a request, if it is one for a key or a bucket's keys and there is too much to do. What is wrong with
 // the request it does not look at.
 func (s *shedder) answered(w http.ResponseWriter, r *http.Request) bool {
-	rest, ok := strings.CutPrefix(r.URL.Path, "/kv/")
+	rest, ok := strings.CutPrefix(r.URL.EscapedPath(), "/kv/")
 	if !ok || !s.api.deps.Admission.Full() {
 		return false
 	}

@@ -105,6 +105,8 @@ func (b *batch) end() {
 	b.entries.reset()
 	if clear(b.ops); cap(b.ops) <= mostSpare {
 		b.sh.ops = b.ops[:0]
+	} else {
+		b.sh.ops = nil
 	}
 	b.ops, b.entries = nil, nil
 }
