@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -17,7 +18,7 @@ import (
 )
 
 const (
-	memTableSize = 16 << 20
+	memTableSize = 18 << 20 // at most, see drawMemTableSize
 	// valueThreshold is badger's highest: all of our values are below it, so the value log stays empty. Its
 	// damage reports are the worst and its space comes back only by a garbage collection of its own.
 	valueThreshold = 1 << 20
@@ -32,7 +33,7 @@ func badgerOptions(path string, o Options) badger.Options {
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(32 << 20).
 		WithChecksumVerificationMode(options.OnTableRead).
-		WithMemTableSize(memTableSize).
+		WithMemTableSize(drawMemTableSize()).
 		WithNumMemtables(3).
 		WithNumCompactors(2).
 		WithBaseLevelSize(128 << 20). // levels of 10 MiB rewrite a value once more on its way down
@@ -50,6 +51,10 @@ func badgerOptions(path string, o Options) badger.Options {
 	return opt
 }
 
+// drawMemTableSize draws what this process fills its memtables with. Replicas get the same writes; with the same size they
+// would all write their tables at the same moments, and no quorum would be left that does not wait for one.
+func drawMemTableSize() int64 { return memTableSize - rand.N[int64](memTableSize/4) }
+
 // openBadger turns badger's panics, its answer to some damaged files, into errors.
 func openBadger(opt badger.Options, log *slog.Logger) (db *badger.DB, err error) {
 	defer func() {
@@ -65,6 +70,7 @@ func openBadger(opt badger.Options, log *slog.Logger) (db *badger.DB, err error)
 type badgerLog struct {
 	log    *slog.Logger
 	giveUp *atomic.Bool // a Flatten is to be left; nil: never
+	pace   *pace        // nil: compactions do not pause
 }
 
 const levelOfInfo = slog.LevelDebug
@@ -77,7 +83,6 @@ func (l badgerLog) line(level slog.Level, format string, args []any) {
 
 func (l badgerLog) Errorf(format string, args ...any)   { l.line(slog.LevelError, format, args) }
 func (l badgerLog) Warningf(format string, args ...any) { l.line(slog.LevelWarn, format, args) }
-func (l badgerLog) Debugf(format string, args ...any)   { l.line(slog.LevelDebug-4, format, args) }
 
 // footprint measures what badger has on the disk. It must also work while badger is being closed.
 func (s *Store) footprint() footprint {

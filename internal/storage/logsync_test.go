@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"github.com/dunlindb/dunlin/vclock"
 )
 
@@ -26,7 +24,7 @@ func spyLogs(s *Store, f func(*os.File) error) {
 // What is acknowledged is on the disk, also when badger has gone on to another log: none holds a byte that was not synced.
 func TestLogsAreSynced(t *testing.T) {
 	path := t.TempDir()
-	s, _ := openTest(t, path, Options{tune: func(o badger.Options) badger.Options { return o.WithMemTableSize(1 << 20).WithValueThreshold(64 << 10) }})
+	s, _ := openTest(t, path, Options{tune: smallMemTables})
 	synced := map[string][]byte{} // logs, as a power cut would leave them
 	spyLogs(s, func(f *os.File) error {
 		b, err := os.ReadFile(f.Name())

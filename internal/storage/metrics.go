@@ -25,6 +25,7 @@ type metrics struct {
 	droppedParts  prometheus.Counter
 	droppedKeys   prometheus.Counter
 	reclaimed     prometheus.Counter
+	paused        prometheus.Counter
 	corrupt       atomic.Uint64
 
 	registered []prometheus.Collector
@@ -62,6 +63,7 @@ func newMetrics() *metrics {
 		droppedParts: counter("partitions_dropped_total", "Partitions removed because the node no longer holds them."),
 		droppedKeys:  counter("keys_dropped_total", "Records, and pieces of large ones, removed with their partitions."),
 		reclaimed:    counter("reclaimed_bytes_total", "Bytes given back to the disk by rewriting tables after partitions were removed."),
+		paused:       counter("compaction_pause_seconds_total", "Time that compactions waited so that requests got the processors."),
 	}
 }
 
@@ -73,7 +75,7 @@ func (s *Store) register() error {
 	status := func(get func(Status) float64) func() float64 { return func() float64 { return get(s.Status()) } }
 	all := []prometheus.Collector{
 		m.batchOps, m.commitSeconds, m.commitErrors, m.mints, m.merges, m.unchanged, m.overloaded, m.stale, m.recounted, m.reaped, m.pruned, m.hinted, m.hintsFull,
-		m.droppedParts, m.droppedKeys, m.reclaimed, s.recent.hits, s.recent.misses,
+		m.droppedParts, m.droppedKeys, m.reclaimed, m.paused, s.recent.hits, s.recent.misses,
 		gauge("cache_bytes", "Memory of the records that were used lately.", func() float64 { return float64(s.recent.size()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: "dunlin", Subsystem: "storage", Name: "corrupt_records_total", Help: "Reads that met a corrupt record.",

@@ -118,7 +118,10 @@ func (s *Store) open() (err error) {
 	if disk := s.dir.disk; disk != nil {
 		s.db, err = disk.badger(s.dir.turn, s.log)
 	} else {
-		s.db, err = openBadger(badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp}), s.log)
+		p := newPace(s.stop, s.metrics.paused)
+		if s.db, err = openBadger(badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp, p}), s.log); err == nil {
+			p.db.Store(s.db)
+		}
 	}
 	if err != nil {
 		return damaged(s.dir.path, err)
