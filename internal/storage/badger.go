@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	memTableSize = 18 << 20 // at most, see drawMemTableSize
+	// memTableSize is the least, see drawMemTableSize. badger's transactions may have 15 % of it, more than batchBytes and a record.
+	memTableSize = 16 << 20
 	// valueThreshold is badger's highest: all of our values are below it, so the value log stays empty. Its
 	// damage reports are the worst and its space comes back only by a garbage collection of its own.
 	valueThreshold = 1 << 20
@@ -53,7 +54,7 @@ func badgerOptions(path string, o Options) badger.Options {
 
 // drawMemTableSize draws what this process fills its memtables with. Replicas get the same writes; with the same size they
 // would all write their tables at the same moments, and no quorum would be left that does not wait for one.
-func drawMemTableSize() int64 { return memTableSize - rand.N[int64](memTableSize/4) }
+func drawMemTableSize() int64 { return memTableSize + rand.N[int64](memTableSize/5) }
 
 // openBadger turns badger's panics, its answer to some damaged files, into errors.
 func openBadger(opt badger.Options, log *slog.Logger) (db *badger.DB, err error) {

@@ -81,7 +81,7 @@ func (s *Store) Reclaim(ctx context.Context) error {
 // it is full: so it is filled.
 func (s *Store) flushMemtable(ctx context.Context) error {
 	filler := make([]byte, fillerBytes)
-	for written := 0; written <= memTableSize; written += fillerBytes {
+	for written := int64(0); written <= s.db.Opts().MemTableSize; written += fillerBytes {
 		if s.stopping() {
 			return ErrClosed
 		}
