@@ -118,8 +118,13 @@ func (w *ward) sum(ctx context.Context, metric string) (float64, error) {
 	return all[metric], err
 }
 
+// feel measures clients that leave the last node out.
 func (w *ward) feel(ctx context.Context, spec loadgen.Spec) (felt, error) {
-	r, err := loadgen.Run(ctx, spec, w.server.others, loadgen.Options{PIDs: w.cluster.pids()})
+	return w.feelOf(ctx, spec, w.server.others)
+}
+
+func (w *ward) feelOf(ctx context.Context, spec loadgen.Spec, dial loadgen.Dialer) (felt, error) {
+	r, err := loadgen.Run(ctx, spec, dial, loadgen.Options{PIDs: w.cluster.pids()})
 	if err != nil {
 		return felt{}, err
 	}

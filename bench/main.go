@@ -41,6 +41,10 @@
 //
 //	go run ./bench --frozen --window 10s --write docs/benchmarks.md
 //	go run ./bench --overload --window 10s --write docs/benchmarks.md
+//
+// With --worn, what they feel after a million overwrites and a restart:
+//
+//	go run ./bench --worn --keys 20000 --window 10s --write docs/benchmarks.md
 package main
 
 import (
@@ -87,6 +91,8 @@ type settings struct {
 	pgo         string   // of profile
 	frozen      bool
 	overload    bool
+	worn        bool
+	Overwrites  int64 `json:"overwrites,omitempty"` // of worn
 }
 
 func main() {
@@ -125,6 +131,8 @@ func parse(args []string, w io.Writer) (settings, error) {
 	f.BoolVar(&s.frozen, "frozen", false, "measure what clients of two nodes of Dunlin feel while the third stands still")
 	f.BoolVar(&s.overload, "overload", false, "measure what happens when clients want twice what Dunlin can do")
 	f.DurationVar(&s.Flood, "flood", time.Minute, "how long --overload asks for too much")
+	f.BoolVar(&s.worn, "worn", false, "measure what clients of Dunlin feel after many overwrites and a restart")
+	f.Int64Var(&s.Overwrites, "overwrites", 1_000_000, "how many, for --worn")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -137,11 +145,13 @@ func parse(args []string, w io.Writer) (settings, error) {
 	case s.Rounds < 1:
 		return s, fmt.Errorf("--rounds: %d is less than 1", s.Rounds)
 	case s.modes() > 1 || s.modes() == 1 && (s.Rate <= 0 || s.from != "" || s.only != ""):
-		return s, errors.New("--healing, --join, --profile, --growth, --frozen, --overload: need a --rate, and are not for each other, --from or --servers")
+		return s, errors.New("--healing, --join, --profile, --growth, --frozen, --overload, --worn: need a --rate, and are not for each other, --from or --servers")
 	case s.Flood < time.Second:
 		return s, fmt.Errorf("--flood: %v is less than a second", s.Flood)
 	case s.Window < time.Second:
 		return s, fmt.Errorf("--window: %v is less than a second", s.Window)
+	case s.Overwrites < 1:
+		return s, fmt.Errorf("--overwrites: %d is less than 1", s.Overwrites)
 	case s.pgo != "" && !s.profile:
 		return s, errors.New("--pgo: is for --profile")
 	case s.plot != "" && !s.growth:
@@ -158,7 +168,7 @@ func given(f *flag.FlagSet, name string) (set bool) {
 
 // modes counts the other things to measure that are asked for.
 func (s settings) modes() (n int) {
-	for _, asked := range []bool{s.healing, s.join, s.profile, s.growth, s.frozen, s.overload} {
+	for _, asked := range []bool{s.healing, s.join, s.profile, s.growth, s.frozen, s.overload, s.worn} {
 		if asked {
 			n++
 		}
@@ -242,6 +252,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 		return publish(s, o, o.markdown(), "overload", out)
+	}
+	if s.worn {
+		w, err := measureWorn(ctx, s, progress)
+		if err != nil {
+			return err
+		}
+		return publish(s, w, w.markdown(), "worn", out)
 	}
 	var r *report
 	if s.from != "" {

@@ -83,7 +83,7 @@ func TestModesAreForThemselves(t *testing.T) {
 	if s, err := parse([]string{"--overload", "--flood", "5s"}, io.Discard); err != nil || !s.overload || s.Flood != 5*time.Second {
 		t.Errorf("%+v, %v", s, err)
 	}
-	for _, args := range [][]string{{"--frozen", "--overload"}, {"--frozen", "--rate", "0"}, {"--overload", "--healing"}, {"--overload", "--flood", "0s"}} {
+	for _, args := range [][]string{{"--frozen", "--overload"}, {"--frozen", "--rate", "0"}, {"--overload", "--healing"}, {"--overload", "--flood", "0s"}, {"--worn", "--join"}, {"--worn", "--overwrites", "0"}} {
 		if _, err := parse(args, io.Discard); err == nil {
 			t.Errorf("%v is taken", args)
 		}

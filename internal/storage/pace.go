@@ -3,6 +3,7 @@ package storage
 import (
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,16 +13,19 @@ import (
 
 // pace keeps compactions from taking the processors away from requests. badger builds up to thirteen tables at once, each
 // on a goroutine that does nothing else, and Go lets each of them run for 10 ms before anything that became ready
-// meanwhile: with two processors, each step of a request waited for 50 to 170 ms. Paced, one table is built at a time.
+// meanwhile: with two processors, each step of a request waited for 50 to 170 ms. Paced, about one table is built at a
+// time for four processors.
 type pace struct {
-	stop   <-chan struct{}
-	db     atomic.Pointer[badger.DB]
-	paused prometheus.Counter // seconds
-	turn   chan struct{}      // full while one pauses
+	db     atomic.Pointer[badger.DB] // nil while it is being opened
+	paused prometheus.Counter        // seconds
+	turns  chan struct{}             // one for each goroutine that pauses; others wait for them
+	stop   chan struct{}
+	end    func() // ends all pauses; may be called again
 }
 
-func newPace(stop <-chan struct{}, paused prometheus.Counter) *pace {
-	return &pace{stop: stop, paused: paused, turn: make(chan struct{}, 1)}
+func newPace(processors int, paused prometheus.Counter) *pace {
+	stop := make(chan struct{})
+	return &pace{paused: paused, turns: make(chan struct{}, max(1, processors/4)), stop: stop, end: sync.OnceFunc(func() { close(stop) })}
 }
 
 const (
@@ -50,11 +54,11 @@ func (l badgerLog) Debugf(format string, args ...any) {
 // pause returns when the next table may be merged.
 func (p *pace) pause(took time.Duration) {
 	select {
-	case p.turn <- struct{}{}:
+	case p.turns <- struct{}{}:
 	case <-p.stop:
 		return
 	}
-	defer func() { <-p.turn }()
+	defer func() { <-p.turns }()
 	if p.urgent() {
 		return
 	}
@@ -71,7 +75,7 @@ func (p *pace) pause(took time.Duration) {
 func (p *pace) urgent() bool {
 	db := p.db.Load()
 	if db == nil {
-		return false // it is being opened
+		return false
 	}
 	for _, l := range db.Levels() {
 		if l.Level == 0 {

@@ -17,8 +17,7 @@ import (
 // Goroutines that merge tables wait in turn, not beside each other, and no longer than is useful.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stop := make(chan struct{})
-		p := newPace(stop, newMetrics().paused)
+		p := newPace(2, newMetrics().paused)
 		log := badgerLog{log: slog.New(slog.DiscardHandler), pace: p}
 		begin := time.Now()
 		var wg sync.WaitGroup
@@ -41,10 +40,26 @@ func TestPace(t *testing.T) {
 		}
 		begin = time.Now()
 		log.Debugf("Discard stats: %v", 10*time.Millisecond)
-		close(stop)
+		p.end()
 		p.pause(time.Minute)
 		if got := time.Since(begin); got != 0 {
 			t.Errorf("the end took %v", got)
+		}
+	})
+}
+
+// With more processors, more of them wait beside each other.
+func TestPaceOfManyProcessors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(8, newMetrics().paused)
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { p.pause(10 * time.Millisecond) })
+		}
+		wg.Wait()
+		if got := time.Since(begin); got != 2*pauseFactor*10*time.Millisecond {
+			t.Errorf("four pauses took %v", got)
 		}
 	})
 }
@@ -60,7 +75,7 @@ func TestUrgentCompactions(t *testing.T) {
 	s, _ := openTest(t, t.TempDir(), Options{Durability: OS, tune: func(o badger.Options) badger.Options {
 		return smallMemTables(o).WithNumLevelZeroTables(2 * urgentTables).WithNumLevelZeroTablesStall(4 * urgentTables)
 	}})
-	p := newPace(nil, newMetrics().paused)
+	p := newPace(2, newMetrics().paused)
 	p.db.Store(s.db)
 	if p.urgent() {
 		t.Fatal("nothing is urgent in an empty store")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,7 +50,8 @@ type Store struct {
 	removing removingTable
 	drops    dropTable
 	giveUp   atomic.Bool // see flatten
-	lost     bool        // the last run may have lost something
+	pace     *pace
+	lost     bool // the last run may have lost something
 
 	snapshots *snapshots
 	recent    *recent
@@ -98,6 +100,7 @@ func Open(d *Dir, o Options) (*Store, error) {
 		opt: o, dir: d, node: d.Identity().Node, stop: make(chan struct{}), dbClosed: make(chan error, 1), exclusion: make(chan struct{}, 1), metrics: newMetrics(), begin: time.Now(),
 		log: o.Logger.With("node", d.Identity().Node.String()),
 	}
+	s.pace = newPace(runtime.GOMAXPROCS(0), s.metrics.paused)
 	if err := s.open(); err != nil {
 		d.end()
 		return nil, err
@@ -118,9 +121,8 @@ func (s *Store) open() (err error) {
 	if disk := s.dir.disk; disk != nil {
 		s.db, err = disk.badger(s.dir.turn, s.log)
 	} else {
-		p := newPace(s.stop, s.metrics.paused)
-		if s.db, err = openBadger(badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp, p}), s.log); err == nil {
-			p.db.Store(s.db)
+		if s.db, err = openBadger(badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp, s.pace}), s.log); err == nil {
+			s.pace.db.Store(s.db)
 		}
 	}
 	if err != nil {
@@ -240,6 +242,7 @@ func (s *Store) halt() bool {
 	}
 	s.closed = true
 	close(s.stop)
+	s.pace.end()
 	for _, sh := range s.shards {
 		close(sh.queue)
 	}
@@ -279,6 +282,7 @@ func (s *Store) closeBadger() error {
 	if s.dir.disk != nil {
 		return nil
 	}
+	s.pace.end()
 	limit := closeLimit
 	if s.Healthy() != nil {
 		limit = brokenLimit
