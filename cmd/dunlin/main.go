@@ -46,6 +46,9 @@ type streams struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		wakeMonitor()
+	}
 	ctx, stop := signals()
 	code := run(ctx, os.Args[1:], &streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	stop()

@@ -3,6 +3,8 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,5 +126,22 @@ func TestStartErrorsNameTheSetting(t *testing.T) {
 	f.ready(f.nodes...)
 	if _, _, err := try(t.Context(), "GET", a.url("/livez"), ""); err != nil {
 		t.Fatal(errors.Join(errors.New("the running nodes were harmed"), err))
+	}
+}
+
+// A node runs with the setting of Go's runtime that saves it a tenth of its CPU, as the process that was started.
+func TestNodesRunWithAWakefulMonitor(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs /proc, where Linux shows the environment of a process")
+	}
+	f := newFlock(t, 1)
+	f.start(f.nodes...)
+	f.ready(f.nodes...)
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", f.nodes[0].PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(env), "schedtrace=") {
+		t.Errorf("the environment of the node: %q", env)
 	}
 }
