@@ -51,7 +51,7 @@ func New(d Deps, o Options) (*Coordinator, error) {
 	return c, nil
 }
 
-// Close stops the background work and waits for it.
+// Close stops the background work and waits for it. Peers is to be closed first, which ends what was sent.
 func (c *Coordinator) Close() {
 	c.stop()
 	c.repairs.close()
@@ -89,13 +89,31 @@ func (c *Coordinator) call(ctx context.Context, to ring.NodeID, endpoint string,
 	doubt := time.AfterFunc(slowCall, func() { c.health.doubt(to) })
 	b, err := c.deps.Peers.Call(ctx, to, endpoint, body)
 	doubt.Stop()
+	if err == nil || ctx.Err() == nil {
+		c.noteCall(to, err)
+	}
+	return b, err
+}
+
+// callAsync is call for who does not wait: done must not block.
+func (c *Coordinator) callAsync(to ring.NodeID, endpoint string, body []byte, limit time.Duration, done func([]byte, error)) (cancel func()) {
+	c.metrics.replicas[endpoint].Inc()
+	doubt := time.AfterFunc(slowCall, func() { c.health.doubt(to) })
+	return c.deps.Peers.CallAsync(to, endpoint, body, limit, func(b []byte, err error) {
+		doubt.Stop()
+		c.noteCall(to, err)
+		done(b, err)
+	})
+}
+
+// noteCall notes what the outcome of a call says of the other node's health.
+func (c *Coordinator) noteCall(to ring.NodeID, err error) {
 	switch {
 	case err == nil:
 		if c.health.suspected(to) {
 			c.health.heard(to)
 		}
-	case c.closing.Err() == nil && ctx.Err() == nil && classify(err).word == wordDown:
+	case c.closing.Err() == nil && classify(err).word == wordDown:
 		c.health.suspect(to)
 	}
-	return b, err
 }

@@ -100,6 +100,9 @@ type Hints interface {
 // error that the other node's handler returned).
 type Caller interface {
 	Call(ctx context.Context, to ring.NodeID, endpoint string, body []byte) ([]byte, error)
+	// CallAsync is Call for who does not wait. done is called once, perhaps before CallAsync returns, and must not block.
+	// The call ends after the limit at the latest, or a little later, or when it is cancelled, which may be done at any time.
+	CallAsync(to ring.NodeID, endpoint string, body []byte, limit time.Duration, done func([]byte, error)) (cancel func())
 }
 
 // View is who owns what and who answers now.

@@ -442,7 +442,7 @@ func TestOperationsEndOnce(t *testing.T) {
 		for name, tc := range map[string]struct {
 			prepare func(c *change)
 			cancel  time.Duration // of the client; 0: never
-			stop    bool          // Close, while sends are out
+			stop    bool          // the node stops, while sends are out
 			last    time.Duration // how long the operation goes on at most
 		}{
 			"success":  {func(*change) {}, 0, false, 0},
@@ -474,6 +474,7 @@ func TestOperationsEndOnce(t *testing.T) {
 			ctx, stop := context.WithTimeout(ctx, 2*time.Second)
 			_, _ = c.stay[0].c.Put(ctx, PutRequest{Bucket: "b", Key: c.key, Write: value("v"), W: 2, R: 2})
 			if tc.stop {
+				c.hangUp() // as the transport is closed first
 				c.stay[0].c.Close()
 				c.stay[0].closed = true
 			}

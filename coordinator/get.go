@@ -48,6 +48,8 @@ type getShell struct {
 	key     Key
 	core    *getCore
 	answers chan getAnswer
+	cancels []func() // of what was sent; that of an answered call does nothing
+	two     [2]func()
 	// full: a request for the whole object is out, so that others need to send only their digests. fullFrom is the
 	// replica that it was sent to, or nobody.
 	full     bool
@@ -73,6 +75,7 @@ func (c *Coordinator) read(ctx context.Context, e *ring.Epochs, req GetRequest) 
 	r := e.Reading()
 	k := Key{r.Partition(req.Bucket, req.Key), req.Bucket, req.Key}
 	s := &getShell{c: c, epochs: e, ring: r, key: k, trace: req.Trace, zone: c.zone(e), fullFrom: nobody}
+	s.cancels = s.two[:0] // most reads need no more
 	candidates := c.nearest(e, r.Primaries(k.Partition))
 	n := len(candidates)
 	want, pr := count(req.R, n), count(req.PR, n)
@@ -93,7 +96,11 @@ func (c *Coordinator) read(ctx context.Context, e *ring.Epochs, req GetRequest) 
 	if s.core.impossible() && !s.loose {
 		return GetResult{}, s.fail(Unavailable, "too few replicas of the key are alive")
 	}
-	if err := s.run(ctx); err != nil {
+	err := s.run(ctx)
+	for _, cancel := range s.cancels {
+		cancel()
+	}
+	if err != nil {
 		return GetResult{}, err
 	}
 	merged, round := s.core.merged()
@@ -330,18 +337,20 @@ func (s *getShell) call(ctx context.Context, i int, m readMessage) {
 	if s.trace != nil {
 		s.trace.add("ask", to, s.asking(m.mode, where, to))
 	}
-	s.c.work.Go(func() {
-		start := time.Now()
-		b, err := s.c.call(ctx, to, EndpointRead, m.encode())
+	start, limit := time.Now(), s.c.opt.ReplicaTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = deadline.Sub(start)
+	}
+	s.cancels = append(s.cancels, s.c.callAsync(to, EndpointRead, m.encode(), limit, func(b []byte, err error) {
 		a := getAnswer{replica: i, err: err}
 		if err == nil {
 			a.answer, a.err = decodeAnswer(b)
 			s.c.latency.add(to, time.Since(start))
-		} else if ctx.Err() != nil {
+		} else if word := classify(err).word; word == wordTimeout {
 			s.c.latency.atLeast(to, time.Since(start))
 		}
 		s.answers <- a
-	})
+	}))
 }
 
 // asking says what a replica is asked for, and why it and not another.

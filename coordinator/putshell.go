@@ -426,9 +426,30 @@ func (s *putShell) sendOne(at place) {
 		}
 		m.encoded = s.encoded
 	}
-	answers, hinted := s.answers, s.hinted
-	s.inBackground(func(ctx context.Context) {
-		fsynced, err := s.c.callMerge(ctx, at.node, s.key, m, hinted)
+	s.transmit(at, m)
+}
+
+// transmit sends a part of the write. Its answer comes without a goroutine that waits for it, but for an object that must be
+// read again first.
+func (s *putShell) transmit(at place, m mergeMessage) {
+	c, k, op, answers, hinted := s.c, s.key, s.op, s.answers, s.hinted
+	op.hold()
+	c.callAsync(at.node, m.endpoint(), m.body(k), c.opt.ReplicaTimeout, func(b []byte, err error) {
+		if err != nil && classify(err).word == wordStale && c.closing.Err() == nil {
+			c.work.Go(func() {
+				defer op.release()
+				ctx, cancel := context.WithTimeout(c.closing, c.opt.ReplicaTimeout)
+				defer cancel()
+				fsynced, err := c.callMerge(ctx, at.node, k, m, hinted)
+				answers <- putAnswer{at, fsynced, err}
+			})
+			return
+		}
+		fsynced := false
+		if err == nil {
+			fsynced, err = decodeFsynced(b)
+		}
 		answers <- putAnswer{at, fsynced, err}
+		op.release()
 	})
 }

@@ -13,17 +13,8 @@ const staleTries = 3
 // callMerge sends an object to another node's replica or, with a target, to its hints. A receiver in a later reap
 // round refuses what was read before: this node's own copy, or its hints, are then read again and sent instead.
 func (c *Coordinator) callMerge(ctx context.Context, to ring.NodeID, k Key, m mergeMessage, hinted bool) (fsynced bool, err error) {
-	m.bucket, m.key = k.Bucket, k.Key
-	endpoint := EndpointMerge
-	if m.target != (ring.NodeID{}) {
-		endpoint = EndpointHint
-	}
 	for try := 1; ; try++ {
-		body := m.encoded
-		if body == nil {
-			body = m.encode()
-		}
-		b, err := c.call(ctx, to, endpoint, body)
+		b, err := c.call(ctx, to, m.endpoint(), m.body(k))
 		if err == nil {
 			return decodeFsynced(b)
 		}
@@ -39,6 +30,23 @@ func (c *Coordinator) callMerge(ctx context.Context, to ring.NodeID, k Key, m me
 		}
 		m.object, m.round, m.encoded = own.Object, own.Round, nil
 	}
+}
+
+// endpoint is where the message goes.
+func (m *mergeMessage) endpoint() string {
+	if m.target != (ring.NodeID{}) {
+		return EndpointHint
+	}
+	return EndpointMerge
+}
+
+// body is the message about a key, encoded.
+func (m *mergeMessage) body(k Key) []byte {
+	if m.encoded != nil {
+		return m.encoded
+	}
+	m.bucket, m.key = k.Bucket, k.Key
+	return m.encode()
 }
 
 // saw reports whether every sibling of sent is in own, or was replaced there.

@@ -28,6 +28,10 @@ type world struct {
 	fault   func(from, to int, endpoint string) *fault
 	calls   []string // "0>1 kv.merge", in order
 	serving sync.WaitGroup
+
+	calling sync.WaitGroup  // calls that nobody waits for
+	open    context.Context // of these
+	hangUp  context.CancelFunc
 }
 
 // fault is what happens to one call.
@@ -69,6 +73,7 @@ type testNode struct {
 
 func newWorld(t testing.TB, n int) *world {
 	w := &world{t: t, down: map[ring.NodeID]bool{}}
+	w.open, w.hangUp = context.WithCancel(context.Background())
 	l := ring.Layout{Epoch: 1, Cluster: "test", ClusterID: [16]byte{7}, Partitions: 16, N: 3}
 	for i := range n {
 		id := ring.NodeID{byte(i + 1)}
@@ -103,6 +108,8 @@ func (w *world) close() {
 			n.closed = true
 		}
 	}
+	w.hangUp()
+	w.calling.Wait()
 	w.serving.Wait() // also what its caller gave up
 	for _, n := range w.nodes {
 		if b, e := n.begun.Load(), n.ended.Load(); b != e {
@@ -278,6 +285,15 @@ func (e *callError) NotSent() bool    { return e.notSent }
 func (e *callError) Overloaded() bool { return false }
 func (e *callError) Code() uint16     { return e.code }
 func (e *callError) Unwrap() error    { return e.error }
+
+func (n *testNode) CallAsync(to ring.NodeID, endpoint string, body []byte, limit time.Duration, done func([]byte, error)) (cancel func()) {
+	ctx, cancel := context.WithTimeout(n.w.open, limit)
+	n.w.calling.Go(func() {
+		defer cancel()
+		done(n.Call(ctx, to, endpoint, body))
+	})
+	return cancel
+}
 
 func (n *testNode) Call(ctx context.Context, to ring.NodeID, endpoint string, body []byte) ([]byte, error) {
 	w := n.w

@@ -207,6 +207,8 @@ func (t *Transport) watch() {
 		for _, s := range sessions {
 			if reason := s.watch(); reason != "" {
 				s.fail(errors.New(reason))
+			} else {
+				s.expire(time.Now())
 			}
 		}
 		for _, in := range inbounds {

@@ -42,11 +42,26 @@ type dial struct {
 // call finds a session and uses it. If the session ends before any of the request is written, a new one is
 // tried, once.
 func (p *peer) call(ctx context.Context, r request) ([]byte, error) {
-	if p.inFlight.Add(1) > int64(p.t.opt.MaxInFlight) {
-		p.inFlight.Add(-1)
-		return nil, r.failText(KindOverloaded, true, "too many calls in flight to this peer")
+	if !p.enter() {
+		return nil, r.failText(KindOverloaded, true, tooManyCalls)
 	}
-	defer p.inFlight.Add(-1)
+	defer p.leave()
+	return p.try(ctx, r)
+}
+
+// enter counts one more call, if there may be one.
+func (p *peer) enter() bool {
+	if p.inFlight.Add(1) > int64(p.t.opt.MaxInFlight) {
+		p.leave()
+		return false
+	}
+	return true
+}
+
+func (p *peer) leave() { p.inFlight.Add(-1) }
+
+// try is call for one that has entered.
+func (p *peer) try(ctx context.Context, r request) ([]byte, error) {
 	for attempt := 0; ; attempt++ {
 		s, err := p.connect(ctx, r)
 		if err != nil {

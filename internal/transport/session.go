@@ -13,6 +13,7 @@ import (
 // call is one request that waits for its answer. Whoever takes it out of session.pending completes it, once.
 type call struct {
 	done    chan struct{} // holds one token when complete
+	started *started      // nobody waits, and done is not used
 	code    uint16
 	text    string
 	payload []byte
@@ -50,6 +51,11 @@ func (s *session) free(c *call) {
 	s.calls.Put(c)
 }
 
+const (
+	tooManyBytes = "too many bytes are queued for this peer"
+	tooManyCalls = "too many calls in flight to this peer"
+)
+
 // request is what Call was asked.
 type request struct {
 	to       ring.NodeID
@@ -69,7 +75,7 @@ func (r request) failText(kind Kind, notSent bool, text string) *Error {
 // this one ended and nothing of the request was written.
 func (s *session) call(ctx context.Context, r request) (payload []byte, again bool, err error) {
 	if s.out.full(len(r.body)) {
-		return nil, false, r.failText(KindOverloaded, true, "too many bytes are queued for this peer")
+		return nil, false, r.failText(KindOverloaded, true, tooManyBytes)
 	}
 	c := s.calls.Get().(*call)
 	id, dead := s.register(c)
@@ -87,7 +93,7 @@ func (s *session) call(ctx context.Context, r request) (payload []byte, again bo
 		}
 		s.free(c)
 		if result == pushFull {
-			return nil, false, r.failText(KindOverloaded, true, "too many bytes are queued for this peer")
+			return nil, false, r.failText(KindOverloaded, true, tooManyBytes)
 		}
 		return nil, true, r.fail(KindLost, true, s.cause())
 	}
@@ -106,6 +112,13 @@ func (s *session) call(ctx context.Context, r request) (payload []byte, again bo
 
 // abandon ends a call whose context ended first. Nobody else holds c.
 func (s *session) abandon(ctx context.Context, c *call, r request, id uint64) *Error {
+	err := s.unsend(c, r, id, ctx.Err())
+	s.free(c)
+	return err
+}
+
+// unsend takes back a call that was given up, or tells the peer so if it may have been sent.
+func (s *session) unsend(c *call, r request, id uint64, why error) *Error {
 	notSent := s.out.remove(c) || c.notSent
 	if !notSent {
 		enc := wire.NewEncoder()
@@ -114,8 +127,7 @@ func (s *session) abandon(ctx context.Context, c *call, r request, id uint64) *E
 			enc.Free() // the peer works in vain until the deadline
 		}
 	}
-	s.free(c)
-	return r.fail(KindExpired, notSent, ctx.Err())
+	return r.fail(KindExpired, notSent, why)
 }
 
 // failure is the error of a completed call, an untyped nil if there is none.
@@ -181,7 +193,7 @@ func (s *session) fail(reason error) {
 	s.mu.Unlock()
 	for _, c := range lost {
 		c.lost = reason
-		c.done <- struct{}{}
+		s.complete(c)
 	}
 }
 
@@ -214,6 +226,15 @@ func (s *session) answer(f frame) {
 	s.mu.Unlock()
 	if c != nil {
 		c.code, c.text, c.payload = f.code, f.text, f.payload
+		s.complete(c)
+	}
+}
+
+// complete tells whoever made a call that was taken out of pending.
+func (s *session) complete(c *call) {
+	if c.started != nil {
+		s.end(c)
+	} else {
 		c.done <- struct{}{}
 	}
 }

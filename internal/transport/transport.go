@@ -203,13 +203,8 @@ func (t *Transport) Addr() net.Addr {
 // Every error is an *Error. A node does not call itself: that is KindInvalid.
 func (t *Transport) Call(ctx context.Context, to ring.NodeID, endpoint string, body []byte) ([]byte, error) {
 	r := request{to, endpoint, body}
-	switch {
-	case to == t.opt.Self || to.IsZero():
-		return nil, r.failText(KindInvalid, true, "not a peer")
-	case endpoint == "" || len(endpoint) > maxEndpoint:
-		return nil, r.failText(KindInvalid, true, "bad endpoint name")
-	case len(body) > t.opt.MaxFrame-frameOverhead:
-		return nil, r.failText(KindInvalid, true, fmt.Sprintf("request of %d bytes exceeds the largest frame", len(body)))
+	if err := t.check(r); err != nil {
+		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, r.fail(KindExpired, true, err)
