@@ -77,11 +77,17 @@ func (l Life) live(now int64) bool { return !l.Deleted && (l.Expiry == 0 || l.Ex
 // ErrUncertain means that nothing was stored.
 type Local interface {
 	Get(Key) (Copy, error)
-	// Mint applies a client's write atomically and returns when it is committed. It calls applied as soon as the
-	// write is applied in memory; applied must not block.
-	Mint(ctx context.Context, k Key, w vclock.Write, applied func(Applied)) (Applied, error)
+	// Recent is Get if the copy is in memory, and does not block.
+	Recent(Key) (c Copy, found bool)
+	// MintAsync applies a client's write atomically. It calls applied as soon as the write is applied in memory, and done
+	// once when it is committed, or refused, perhaps before MintAsync returns; neither must block. abandon takes the write
+	// back if it has not been applied, and reports whether it could: done is then not called. It may be called at any time.
+	MintAsync(ctx context.Context, k Key, w vclock.Write, applied func(Applied), done func(Applied, error)) (abandon func() bool)
 	// Merge merges a peer's object and returns when the result is committed.
 	Merge(ctx context.Context, k Key, o vclock.Object, how Merging) (fsynced bool, err error)
+	// MergeAsync is Merge for who does not wait. done is called once, perhaps before MergeAsync returns, and must not
+	// block. After left, it may be refused with context.DeadlineExceeded.
+	MergeAsync(k Key, o vclock.Object, how Merging, left time.Duration, done func(fsynced bool, err error))
 	List(context.Context, ListQuery) (entries []ListEntry, more bool, err error)
 }
 
@@ -89,7 +95,8 @@ type Local interface {
 type Hints interface {
 	// Put merges an object into the hint for the target.
 	Put(ctx context.Context, target ring.NodeID, k Key, o vclock.Object, round uint64) (fsynced bool, err error)
-	// Mint applies a client's write to the hint for the target, always with a new actor.
+	// Mint applies a client's write to the hint for the target, always with a new actor, and returns when it is committed.
+	// It calls applied as soon as the write is applied in memory; applied must not block.
 	Mint(ctx context.Context, target ring.NodeID, k Key, w vclock.Write, applied func(Applied)) (Applied, error)
 	// Get merges the hints that this node holds of a key, for whatever target.
 	Get(k Key) (c Copy, found bool, err error)

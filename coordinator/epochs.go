@@ -252,8 +252,8 @@ func (c *Coordinator) writable(ctx context.Context, from ring.NodeID, m *mergeMe
 
 // stillWritable returns nil if what was stored meanwhile was stored before a newer epoch settled here, so that it may be
 // acknowledged.
-func (c *Coordinator) stillWritable(m *mergeMessage) error {
-	if e := c.deps.View.Epochs(); !m.heal && (e == nil || m.epoch < e.Settled()) {
+func (c *Coordinator) stillWritable(heal bool, epoch uint64) error {
+	if e := c.deps.View.Epochs(); !heal && (e == nil || epoch < e.Settled()) {
 		return errOtherEpoch
 	}
 	return nil

@@ -208,42 +208,52 @@ func (s *putShell) hintTarget() ring.NodeID {
 // mint applies the write to the local copy, or to a hint, and sends the outcome to the others as soon as it is
 // applied in memory, so that their commits and this node's run at the same time.
 func (s *putShell) mint(ctx context.Context) (PutResult, error) {
-	minted := make(chan Applied, 1)
-	refused := make(chan error, 1)
+	type outcome struct {
+		applied Applied
+		err     error // nothing was applied
+	}
+	first := make(chan outcome, 1)
 	at := place{s.c.deps.Self, s.hintTarget()}
 	s.sent = append(s.sent, at)
 	answers, op := s.answers, s.op
-	op.hold()
-	s.c.work.Go(func() {
-		defer op.release()
-		applied := false
-		note := func(a Applied) {
-			applied = true
-			minted <- a
-		}
-		var done Applied
-		var err error
-		if at.target == (ring.NodeID{}) {
-			done, err = s.c.deps.Local.Mint(ctx, s.key, s.req.Write, note)
-		} else {
-			done, err = s.c.deps.Hints.Mint(ctx, at.target, s.key, s.req.Write, note)
-		}
-		if err != nil && !applied {
-			refused <- err
-			return
-		}
-		answers <- putAnswer{at, done.Fsynced, err}
-	})
-	select {
-	case err := <-refused:
-		return PutResult{}, s.refusal(ctx, err)
-	case a := <-minted:
-		s.object, s.round, s.hinted = a.Object, a.Round, at.target != (ring.NodeID{})
-		s.traceMint(at.target, a)
-		res, err := s.await(ctx)
-		res.Repeated = err == nil && a.Existing
-		return res, err
+	applied := false // owned by who calls note and done
+	note := func(a Applied) {
+		applied = true
+		first <- outcome{applied: a}
 	}
+	done := func(a Applied, err error) {
+		if err != nil && !applied {
+			first <- outcome{err: err}
+		} else {
+			answers <- putAnswer{at, a.Fsynced, err}
+		}
+		op.release()
+	}
+	op.hold()
+	abandon := func() bool { return false } // a hint's mint heeds the context
+	if at.target == (ring.NodeID{}) {
+		abandon = s.c.deps.Local.MintAsync(ctx, s.key, s.req.Write, note, done)
+	} else {
+		s.c.work.Go(func() { done(s.c.deps.Hints.Mint(ctx, at.target, s.key, s.req.Write, note)) })
+	}
+	var o outcome
+	select {
+	case o = <-first:
+	case <-ctx.Done():
+		if abandon() {
+			op.release()
+			return PutResult{}, s.refusal(ctx, ctx.Err())
+		}
+		o = <-first
+	}
+	if o.err != nil {
+		return PutResult{}, s.refusal(ctx, o.err)
+	}
+	s.object, s.round, s.hinted = o.applied.Object, o.applied.Round, at.target != (ring.NodeID{})
+	s.traceMint(at.target, o.applied)
+	res, err := s.await(ctx)
+	res.Repeated = err == nil && o.applied.Existing
+	return res, err
 }
 
 func (s *putShell) traceMint(target ring.NodeID, a Applied) {

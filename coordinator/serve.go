@@ -35,7 +35,7 @@ func (c *Coordinator) serveMerge(ctx context.Context, from ring.NodeID, body []b
 	if err != nil {
 		return nil, coded(err)
 	}
-	if err := c.stillWritable(&m); err != nil {
+	if err := c.stillWritable(m.heal, m.epoch); err != nil {
 		return nil, err
 	}
 	return encodeFsynced(fsynced), nil
@@ -60,7 +60,7 @@ func (c *Coordinator) serveHint(ctx context.Context, from ring.NodeID, body []by
 	if err != nil {
 		return nil, coded(err)
 	}
-	if err := c.stillWritable(&m); err != nil {
+	if err := c.stillWritable(m.heal, m.epoch); err != nil {
 		return nil, err
 	}
 	return encodeFsynced(fsynced), nil
@@ -107,11 +107,16 @@ func (c *Coordinator) serveRead(ctx context.Context, from ring.NodeID, body []by
 	if err != nil {
 		return nil, coded(err)
 	}
+	return m.answered(got), nil
+}
+
+// answered is this node's answer to a read.
+func (m *readMessage) answered(got Copy) []byte {
 	a := got.answer()
 	if m.mode == readDigest || m.mode == readUnless && got.Digest == m.digest {
 		a.object, a.hasObject = vclock.Object{}, false
 	}
-	return a.encode(), nil
+	return a.encode()
 }
 
 func (c *Coordinator) servePut(ctx context.Context, from ring.NodeID, body []byte) ([]byte, error) {

@@ -201,6 +201,20 @@ func (n *testNode) Get(k Key) (Copy, error) {
 	return n.copyOf(k), nil
 }
 
+func (n *testNode) Recent(k Key) (Copy, bool) {
+	c, err := n.Get(k)
+	return c, err == nil && !c.Object.IsZero() && !c.Incomplete
+}
+
+func (n *testNode) MintAsync(ctx context.Context, k Key, w vclock.Write, applied func(Applied), done func(Applied, error)) (abandon func() bool) {
+	n.w.calling.Go(func() { done(n.Mint(ctx, k, w, applied)) })
+	return func() bool { return false }
+}
+
+func (n *testNode) MergeAsync(k Key, o vclock.Object, how Merging, _ time.Duration, done func(bool, error)) {
+	n.w.serving.Go(func() { done(n.Merge(context.Background(), k, o, how)) })
+}
+
 func (n *testNode) Mint(ctx context.Context, k Key, w vclock.Write, applied func(Applied)) (Applied, error) {
 	if err := ctx.Err(); err != nil {
 		return Applied{}, err
@@ -327,6 +341,13 @@ func (n *testNode) Call(ctx context.Context, to ring.NodeID, endpoint string, bo
 	w.serving.Go(func() {
 		defer cancel()
 		time.Sleep(f.delay)
+		answered := make(chan reply, 1)
+		if early := target.c.EarlyHandlers()[endpoint]; early != nil && early(n.id, slices.Clone(body), time.Minute, func(b []byte, err error) {
+			answered <- reply{b, err}
+		}) {
+			done <- <-answered
+			return
+		}
 		b, err := handler(server, n.id, slices.Clone(body))
 		done <- reply{b, err}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/dunlindb/dunlin/api"
 	"github.com/dunlindb/dunlin/coordinator"
@@ -45,26 +46,47 @@ func (l local) Get(k coordinator.Key) (coordinator.Copy, error) {
 	mark, _ := l.store.MarksOf(storeKey(k))
 	s, err := l.store.Get(storeKey(k))
 	after, _ := l.store.MarksOf(storeKey(k))
-	mark |= after
+	return copyOf(s, mark|after), storeError(err)
+}
+
+// Recent implements coordinator.Local.
+func (l local) Recent(k coordinator.Key) (coordinator.Copy, bool) {
+	mark, _ := l.store.MarksOf(storeKey(k))
+	s, found := l.store.Recent(storeKey(k))
+	after, _ := l.store.MarksOf(storeKey(k))
+	return copyOf(s, mark|after), found
+}
+
+func copyOf(s storage.Stored, mark storage.Mark) coordinator.Copy {
 	return coordinator.Copy{
 		Object: s.Record.Object, Digest: s.Digest, Round: s.Round,
 		Incomplete: s.Incomplete || mark&(storage.MarkDamaged|storage.MarkFilling) != 0, Behind: mark&storage.MarkBehind != 0,
-	}, storeError(err)
+	}
 }
 
-// Mint implements coordinator.Local.
-func (l local) Mint(ctx context.Context, k coordinator.Key, w vclock.Write, applied func(coordinator.Applied)) (coordinator.Applied, error) {
-	m, ack, err := l.store.Mint(ctx, storeKey(k), w, func(m vclock.Minted, _ uint64) {
+// MintAsync implements coordinator.Local.
+func (l local) MintAsync(
+	ctx context.Context, k coordinator.Key, w vclock.Write, applied func(coordinator.Applied), done func(coordinator.Applied, error),
+) (abandon func() bool) {
+	return l.store.MintAsync(ctx, storeKey(k), w, func(m vclock.Minted, _ uint64) {
 		// The writer loop calls this, and rounds are entered with the loops at rest: it is the round of the mint.
 		applied(coordinator.Applied{Object: m.Record.Object, Existing: m.Existing, Round: l.store.Round(k.Partition)})
+	}, func(m vclock.Minted, ack storage.Ack, err error) {
+		done(coordinator.Applied{Object: m.Record.Object, Existing: m.Existing, Fsynced: ack.Fsynced, Round: ack.Round}, storeError(err))
 	})
-	return coordinator.Applied{Object: m.Record.Object, Existing: m.Existing, Fsynced: ack.Fsynced, Round: ack.Round}, storeError(err)
 }
 
 // Merge implements coordinator.Local.
 func (l local) Merge(ctx context.Context, k coordinator.Key, o vclock.Object, how coordinator.Merging) (bool, error) {
 	ack, err := l.store.Merge(ctx, storeKey(k), o, storage.MergeOptions{Heal: how.Heal, Round: how.Round})
 	return ack.Fsynced, storeError(err)
+}
+
+// MergeAsync implements coordinator.Local.
+func (l local) MergeAsync(k coordinator.Key, o vclock.Object, how coordinator.Merging, left time.Duration, done func(bool, error)) {
+	l.store.MergeAsync(storeKey(k), o, storage.MergeOptions{Heal: how.Heal, Round: how.Round}, left, func(ack storage.Ack, err error) {
+		done(ack.Fsynced, storeError(err))
+	})
 }
 
 // List implements coordinator.Local.

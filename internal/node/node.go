@@ -342,6 +342,9 @@ func (n *Node) route() {
 	for endpoint, h := range n.coordinator.Handlers() {
 		n.transport.Handle(endpoint, transport.Handler(h))
 	}
+	for endpoint, e := range n.coordinator.EarlyHandlers() {
+		n.transport.HandleEarly(endpoint, transport.Early(e))
+	}
 	for endpoint, h := range n.syncer.Handlers() {
 		n.transport.Handle(endpoint, transport.Handler(h))
 	}

@@ -16,7 +16,7 @@ func (m mutant) pieces() []piece { return append([]piece{{m.file, m.old, m.new}}
 // further is what some mutants replace besides.
 var further = map[string][]piece{
 	"fence-off": {{
-		"coordinator/epochs.go", "!m.heal && (e == nil || m.epoch < e.Settled()) {", "!m.heal && (e == nil || m.epoch < e.Settled() && !PLANTED) {",
+		"coordinator/epochs.go", "!heal && (e == nil || epoch < e.Settled()) {", "!heal && (e == nil || epoch < e.Settled() && !PLANTED) {",
 	}, {
 		"internal/cluster/advance.go", "	return len(c.older) == 0\n", "	return len(c.older) == 0 || PLANTED\n",
 	}},

@@ -122,7 +122,7 @@ func (b *batch) take(o *op) {
 	}
 	b.ops = append(b.ops, o)
 	// Both were asked before queueing, and the queue may be long.
-	if o.err = cmp.Or(o.ctx.Err(), b.sh.s.guard.check(o.level)); o.err != nil {
+	if o.err = cmp.Or(o.over(), b.sh.s.guard.check(o.level)); o.err != nil {
 		return
 	}
 	if p := b.sh.s.partition(o.k); !o.hint && b.sh.s.drops.has(p) { // does not begin within a batch

@@ -29,13 +29,9 @@ type HintCursor struct{ after Key }
 //
 // A corrupt hint is replaced; that something for the target was lost is durably marked in the same step.
 func (s *Store) PutHint(ctx context.Context, target ring.NodeID, k Key, o vclock.Object, round uint64) (Ack, error) {
-	p := s.newOp()
+	p := s.newMerge(k, o, MergeOptions{Round: round})
 	defer s.free(p)
-	p.ctx, p.k, p.hint, p.target, p.object, p.opt = ctx, k, true, target, o, MergeOptions{Round: round}
-	p.size, p.level = int64(weigh(o))+opOverhead, levelNoReplica
-	if lifeOf(o.Siblings).Deleted {
-		p.level = levelNothing
-	}
+	p.ctx, p.hint, p.target = ctx, true, target
 	if err := s.submit(p); err != nil {
 		return Ack{}, err
 	}
@@ -50,11 +46,8 @@ func (s *Store) MintHint(
 ) (vclock.Minted, Ack, error) {
 	o := s.newOp()
 	defer s.free(o)
-	o.ctx, o.k, o.hint, o.target, o.write, o.applied = ctx, k, true, target, &w, applied
-	o.size, o.level = int64(len(w.Value))+opOverhead, levelNoClient
-	if w.Deleted {
-		o.level = levelNothing
-	}
+	o.asMint(ctx, k, &w, applied)
+	o.hint, o.target = true, target
 	if err := s.submit(o); err != nil {
 		return vclock.Minted{}, Ack{}, err
 	}

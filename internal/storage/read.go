@@ -36,6 +36,23 @@ func (s *Store) Digest(k Key) (Stored, error) {
 	return s.get(k, false, false)
 }
 
+// Recent is Get without the disk: found only if it is in memory. It does not block.
+func (s *Store) Recent(k Key) (st Stored, found bool) {
+	if s.groups().checkKey(k) != nil {
+		return Stored{}, false
+	}
+	k = s.at(k)
+	if s.drops.has(s.partition(k)) {
+		return Stored{}, false
+	}
+	round := s.rounds.get(k.Partition) // first, as in get
+	l, _, found := s.recent.find(k.encode())
+	if !found || s.opened() != nil {
+		return Stored{}, false
+	}
+	return Stored{Record: l.record, Digest: l.header.digest, Found: true, Round: round}, true
+}
+
 func (s *Store) get(k Key, values, recent bool) (st Stored, err error) {
 	if err := s.groups().checkKey(k); err != nil {
 		return Stored{}, err

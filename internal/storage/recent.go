@@ -64,13 +64,20 @@ func (c *recent) stripe(key []byte) *recentStripe { return &c.stripes[xxhash.Sum
 
 // get returns a record, which is not to be changed, and when it is not there the moment to give to keep.
 func (c *recent) get(key []byte) (l loaded, moment uint64, found bool) {
+	if l, moment, found = c.find(key); !found {
+		c.misses.Inc()
+	}
+	return l, moment, found
+}
+
+// find is get for who does not read the disk instead.
+func (c *recent) find(key []byte) (l loaded, moment uint64, found bool) {
 	st := c.stripe(key)
 	st.mu.Lock()
 	r := st.keys[string(key)]
 	if r == nil {
 		moment = st.told
 		st.mu.Unlock()
-		c.misses.Inc()
 		return loaded{}, moment, false
 	}
 	r.unlink()

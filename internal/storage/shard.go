@@ -170,7 +170,11 @@ func (b *batch) answer(err error) {
 			o.err = fmt.Errorf("%w: %w", ErrCommit, err)
 		}
 		b.sh.s.guard.release(o.held)
-		o.done <- struct{}{}
+		if o.then != nil {
+			o.then(o)
+		} else {
+			o.done <- struct{}{}
+		}
 	}
 }
 

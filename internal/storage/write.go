@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/dunlindb/dunlin/ring"
 	"github.com/dunlindb/dunlin/vclock"
@@ -20,7 +21,9 @@ type Ack struct {
 
 // op is one write on its way through a shard.
 type op struct {
-	ctx  context.Context
+	ctx  context.Context // nil: nobody waits
+	due  time.Time       // after which it is refused, in place of the context's; zero: never
+	then func(*op)       // told the answer, in place of done
 	k    Key
 	key  []byte // badger's
 	size int64  // in the queue
@@ -83,15 +86,41 @@ func (s *Store) free(o *op) {
 func (s *Store) Mint(ctx context.Context, k Key, w vclock.Write, applied func(m vclock.Minted, round uint64)) (vclock.Minted, Ack, error) {
 	o := s.newOp()
 	defer s.free(o)
-	o.ctx, o.k, o.write, o.applied = ctx, k, &w, applied
-	o.size, o.level = int64(len(w.Value))+opOverhead, levelNoClient
-	if w.Deleted {
-		o.level = levelNothing
-	}
+	o.asMint(ctx, k, &w, applied)
 	if err := s.submit(o); err != nil {
 		return vclock.Minted{}, Ack{}, err
 	}
 	return o.minted, o.ack, nil
+}
+
+// MintAsync is Mint for who does not wait. done is told the answer once, by the writer loop, or before MintAsync returns; it
+// must not block. The context's end is heeded when the writer loop comes to the write; abandon takes the write back before
+// that, and reports whether it could: done is then not called.
+func (s *Store) MintAsync(
+	ctx context.Context, k Key, w vclock.Write, applied func(m vclock.Minted, round uint64), done func(vclock.Minted, Ack, error),
+) (abandon func() bool) {
+	o := &op{} // not of the pool: it may be abandoned late
+	o.asMint(ctx, k, &w, applied)
+	o.then = func(o *op) {
+		if o.err != nil {
+			done(vclock.Minted{}, Ack{}, o.err)
+		} else {
+			done(o.minted, o.ack, nil)
+		}
+	}
+	if err := s.queue(o); err != nil {
+		done(vclock.Minted{}, Ack{}, err)
+		return func() bool { return false }
+	}
+	return func() bool { return o.state.CompareAndSwap(opQueued, opAbandoned) }
+}
+
+func (o *op) asMint(ctx context.Context, k Key, w *vclock.Write, applied func(vclock.Minted, uint64)) {
+	o.ctx, o.k, o.write, o.applied = ctx, k, w, applied
+	o.size, o.level = int64(len(w.Value))+opOverhead, levelNoClient
+	if w.Deleted {
+		o.level = levelNothing
+	}
 }
 
 // MergeOptions say what is known of an object that a peer sent.
@@ -104,18 +133,41 @@ type MergeOptions struct {
 	Cold bool
 }
 
+// MergeAsync is Merge for who does not wait. done is told the answer once, by the writer loop, or before MergeAsync
+// returns; it must not block. When left is over before the writer loop has come to it, it is refused with
+// context.DeadlineExceeded.
+func (s *Store) MergeAsync(k Key, o vclock.Object, m MergeOptions, left time.Duration, done func(Ack, error)) {
+	p := s.newMerge(k, o, m)
+	p.due = time.Now().Add(left)
+	p.then = func(p *op) {
+		done(p.ack, p.err)
+		s.free(p)
+	}
+	if err := s.queue(p); err != nil {
+		s.free(p)
+		done(Ack{}, err)
+	}
+}
+
+// newMerge is the op of a merge. It is to be freed.
+func (s *Store) newMerge(k Key, o vclock.Object, m MergeOptions) *op {
+	p := s.newOp()
+	p.k, p.object, p.opt = k, o, m
+	p.size, p.level = int64(weigh(o))+opOverhead, levelNoReplica
+	if lifeOf(o.Siblings).Deleted {
+		p.level = levelNothing
+	}
+	return p
+}
+
 // Merge stores what a peer holds of a key, merged with the local copy. It is idempotent; when nothing changes,
 // nothing is written. On a corrupt record, o is stored as an incomplete one. Errors are as with Mint; Merge
 // returns none of vclock's, and neither ErrCorrupt nor ErrIncomplete, but ErrStaleRound when the partition is in a
 // later round than m.Round, which is decided in the same step as storing.
 func (s *Store) Merge(ctx context.Context, k Key, o vclock.Object, m MergeOptions) (Ack, error) {
-	p := s.newOp()
+	p := s.newMerge(k, o, m)
 	defer s.free(p)
-	p.ctx, p.k, p.object, p.opt = ctx, k, o, m
-	p.size, p.level = int64(weigh(o))+opOverhead, levelNoReplica
-	if lifeOf(o.Siblings).Deleted {
-		p.level = levelNothing
-	}
+	p.ctx = ctx
 	if err := s.submit(p); err != nil {
 		return Ack{}, err
 	}
@@ -131,6 +183,23 @@ func weigh(o vclock.Object) int {
 
 // submit queues the op and waits for its answer.
 func (s *Store) submit(o *op) error {
+	if err := s.queue(o); err != nil {
+		return err
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-o.ctx.Done():
+	}
+	if o.state.CompareAndSwap(opQueued, opAbandoned) {
+		return o.ctx.Err()
+	}
+	<-o.done
+	return o.err
+}
+
+// queue hands the op to its writer loop, which answers it, or tells why it does not.
+func (s *Store) queue(o *op) error {
 	if err := s.groups().checkKey(o.k); err != nil {
 		return err
 	}
@@ -138,7 +207,7 @@ func (s *Store) submit(o *op) error {
 	if o.size > maxObject {
 		return fmt.Errorf("%w: %d bytes", ErrTooLarge, o.size)
 	}
-	if err := o.ctx.Err(); err != nil {
+	if err := o.over(); err != nil {
 		return err
 	}
 	if err := s.Healthy(); err != nil {
@@ -157,16 +226,18 @@ func (s *Store) submit(o *op) error {
 		s.guard.release(o.held)
 		return err
 	}
-	select {
-	case <-o.done:
-		return o.err
-	case <-o.ctx.Done():
-	}
-	if o.state.CompareAndSwap(opQueued, opAbandoned) {
+	return nil
+}
+
+// over tells why nobody waits for the op any more; nil: somebody may.
+func (o *op) over() error {
+	switch {
+	case o.ctx != nil:
 		return o.ctx.Err()
+	case !o.due.IsZero() && time.Now().After(o.due):
+		return context.DeadlineExceeded
 	}
-	<-o.done
-	return o.err
+	return nil
 }
 
 func (s *Store) enqueue(o *op, sh *shard) error {

@@ -134,6 +134,11 @@ func (in *inbound) request(f frame, size int) error {
 	if full := in.t.gate.enter(size); full != "" {
 		return in.refuse(f.id, CodeOverloaded, full)
 	}
+	if early := in.t.early[string(f.endpoint)]; early != nil && len(f.payload) <= maxEarly {
+		if r := (&receipt{in: in, id: f.id, size: size}); r.try(early, &f) {
+			return nil
+		}
+	}
 	ctx, cancel := context.WithTimeout(in.ctx, f.left)
 	in.mu.Lock()
 	_, twice := in.running[f.id]
@@ -186,6 +191,14 @@ func (in *inbound) serve(j *job) {
 	if j.ctx.Err() != nil {
 		return
 	}
+	enc := in.response(j.frame.id, payload, err)
+	if in.out.push(queued{enc, nil}, true) != pushed {
+		enc.Free()
+	}
+}
+
+// response is the frame that answers a request.
+func (in *inbound) response(id uint64, payload []byte, err error) *wire.Encoder {
 	var code uint16
 	var text string
 	if err != nil {
@@ -199,10 +212,8 @@ func (in *inbound) serve(j *job) {
 		payload = nil
 	}
 	enc := wire.NewEncoder()
-	encodeResponse(enc, j.frame.id, code, text, payload)
-	if in.out.push(queued{enc, nil}, true) != pushed {
-		enc.Free()
-	}
+	encodeResponse(enc, id, code, text, payload)
+	return enc
 }
 
 type panicked struct{ value any }
@@ -212,13 +223,18 @@ func (p *panicked) Error() string { return fmt.Sprintf("handler panicked: %v", p
 func (in *inbound) handle(j *job) (payload []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = &panicked{v}
-			in.t.opt.Logger.LogAttrs(j.ctx, slog.LevelError, "handler panicked",
-				slog.String("op", string(j.frame.endpoint)), slog.String("peer", in.peer.String()),
-				slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+			err = in.panicked(v, string(j.frame.endpoint))
 		}
 	}()
 	return j.handler(j.ctx, in.peer, j.frame.payload)
+}
+
+// panicked logs a panic of who handles an endpoint, and makes it an error.
+func (in *inbound) panicked(value any, endpoint string) error {
+	in.t.opt.Logger.LogAttrs(in.ctx, slog.LevelError, "handler panicked",
+		slog.String("op", endpoint), slog.String("peer", in.peer.String()),
+		slog.Any("panic", value), slog.String("stack", string(debug.Stack())))
+	return &panicked{value}
 }
 
 // flush writes what is queued and closes the connection, within limit.

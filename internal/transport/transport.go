@@ -115,6 +115,7 @@ type Transport struct {
 	opt      Options
 	shaker   shaker
 	handlers map[string]Handler
+	early    map[string]Early
 	gate     *gate
 
 	ctx     context.Context // ends when Close begins: listening, dials, handshakes, the watcher
@@ -144,6 +145,7 @@ func New(o Options) (*Transport, error) {
 		opt:      o,
 		shaker:   shaker{o.Self, o.Cluster, []byte(o.Secret), o.Hello, o.Verify},
 		handlers: make(map[string]Handler),
+		early:    make(map[string]Early),
 		gate:     newGate(o.MaxServing, maxServingFrames*int64(o.MaxFrame)),
 		peers:    make(map[ring.NodeID]*peer),
 		sessions: make(map[*session]struct{}),
