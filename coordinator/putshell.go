@@ -331,7 +331,12 @@ func (s *putShell) await(ctx context.Context) (PutResult, error) {
 		s.req.Trace.add("result", s.c.deps.Self, fmt.Sprintf("%d of %d hold it", res.Acks, res.N))
 	}
 	if s.core.anyPending() {
-		s.inBackground(s.finish)
+		op := s.op
+		op.hold()
+		s.c.work.Go(func() {
+			defer op.release()
+			s.finish()
+		})
 	}
 	if err != nil {
 		return PutResult{}, err
@@ -351,8 +356,9 @@ func (s *putShell) tooFew(ctx context.Context) error {
 	return s.c.putError(s.op.epochs, s.core, kind, Indeterminate, reason)
 }
 
-// finish waits for the answers that are still out, so that a primary which goes down meanwhile gets a hint.
-func (s *putShell) finish(ctx context.Context) {
+// finish waits for the answers that are still out, so that a primary which goes down meanwhile gets a hint. All of what is out
+// ends by itself.
+func (s *putShell) finish() {
 	for s.core.anyPending() {
 		changed := s.c.health.change()
 		s.noteDown()
@@ -362,7 +368,7 @@ func (s *putShell) finish(ctx context.Context) {
 			s.take(a)
 			s.send()
 		case <-changed:
-		case <-ctx.Done():
+		case <-s.c.closing.Done():
 			return
 		}
 	}
