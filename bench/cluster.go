@@ -217,9 +217,9 @@ func executable(path string) bool {
 // installed are the servers to be measured.
 func installed(ctx context.Context, s settings, progress io.Writer) ([]*server, error) {
 	known := map[string]func(context.Context, settings) (*server, error){
-		"dunlin": dunlin, "dunlin-os": dunlinOS, "etcd": etcd, "nats": natsDefault, "nats-always": natsAlways, "redis": redisMemory, "redis-always": redisAlways,
+		"dunlin": dunlin, "dunlin-os": dunlinOS, "etcd": etcd, "etcd-os": etcdOS, "nats": natsDefault, "nats-always": natsAlways, "redis": redisMemory, "redis-always": redisAlways,
 	}
-	names := []string{"dunlin", "dunlin-os", "etcd", "nats", "nats-always", "redis", "redis-always"}
+	names := []string{"dunlin", "dunlin-os", "etcd", "etcd-os", "nats", "nats-always", "redis", "redis-always"}
 	asked := s.only != ""
 	if asked {
 		names = strings.Split(s.only, ",")
@@ -228,7 +228,7 @@ func installed(ctx context.Context, s settings, progress io.Writer) ([]*server, 
 	for _, name := range names {
 		make, ok := known[name]
 		if !ok {
-			return nil, fmt.Errorf("--servers: %q is none of dunlin, dunlin-os, etcd, nats, nats-always, redis, redis-always", name)
+			return nil, fmt.Errorf("--servers: %q is none of dunlin, dunlin-os, etcd, etcd-os, nats, nats-always, redis, redis-always", name)
 		}
 		v, err := make(ctx, s)
 		switch {

@@ -14,9 +14,17 @@ import (
 	"github.com/dunlindb/dunlin/internal/loadgen"
 )
 
-// etcd is three voters, asked through the JSON gateway. Connections are spread
-// over all three, so that most operations are passed on to the leader.
 func etcd(ctx context.Context, s settings) (*server, error) {
+	return etcdWith(ctx, s, "WAL synced for each batch")
+}
+
+func etcdOS(ctx context.Context, s settings) (*server, error) {
+	return etcdWith(ctx, s, "WAL never synced", "--unsafe-no-fsync")
+}
+
+// etcdWith is three voters, asked through the JSON gateway. Connections are spread
+// over all three, so that most operations are passed on to the leader.
+func etcdWith(ctx context.Context, s settings, syncs string, flags ...string) (*server, error) {
 	program, err := find(s.bin, "etcd")
 	if err != nil {
 		return nil, err
@@ -46,12 +54,12 @@ func etcd(ctx context.Context, s settings) (*server, error) {
 		}
 	}
 	return &server{
-		version: version + ", JSON gateway, WAL synced for each batch; newest: linearizable, one replica: serializable",
+		version: version + ", JSON gateway, " + syncs + "; newest: linearizable, one replica: serializable",
 		command: func(node int, dir string) (*exec.Cmd, error) {
 			peer, own := fmt.Sprintf("http://127.0.0.1:%d", ports[2*node+1]), bases[node].String()
-			return exec.Command(program, "--name", fmt.Sprintf("n%d", node+1), "--data-dir", dir, "--logger", "zap", "--log-level", "error",
+			return exec.Command(program, append(flags, "--name", fmt.Sprintf("n%d", node+1), "--data-dir", dir, "--logger", "zap", "--log-level", "error",
 				"--listen-client-urls", own, "--advertise-client-urls", own, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-				"--initial-cluster", strings.Join(members, ","), "--initial-cluster-state", "new", "--quota-backend-bytes", "16000000000"), nil
+				"--initial-cluster", strings.Join(members, ","), "--initial-cluster-state", "new", "--quota-backend-bytes", "16000000000")...), nil
 		},
 		ready: func(ctx context.Context) error { return served(ctx, dialer(false), nodes) },
 		loads: loadsOf(s, dialer(false), dialer(false), dialer(true)),

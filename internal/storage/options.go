@@ -54,7 +54,7 @@ type Options struct {
 	// HintBytes bounds what the hints for one target take, with what is around them; beyond, hints get ErrHintsFull.
 	// 0: 256 MiB.
 	HintBytes int64
-	// CacheBytes bounds the memory for records that were used lately. 0: 32 MiB; below: none is kept.
+	// CacheBytes bounds the memory for records that were used lately. 0: 64 MiB; below: none is kept.
 	CacheBytes int64
 	// InMemory keeps everything in memory. It is implied by a directory from MemoryDir, and needs no directory.
 	// Acknowledgements say Fsynced as Durability does, so that a simulation sees what it configures.

@@ -9,7 +9,7 @@ import (
 
 const (
 	// defaultCache is what the records used lately may take.
-	defaultCache = 32 << 20
+	defaultCache = 64 << 20
 	// recentStripes keep readers and the shards out of each other's way.
 	recentStripes = 16
 	// recentOverhead is about what a record takes in memory beside its value.
