@@ -101,7 +101,7 @@ func Default() Config {
 		Partitions:     1024,
 		Durability:     DurabilityFsync,
 		MaxValue:       MiB,
-		Cache:          32 * MiB,
+		Cache:          64 * MiB,
 		MinFree:        Free{Auto: true},
 		MaxInFlight:    1024,
 		DefaultTimeout: 5 * time.Second,

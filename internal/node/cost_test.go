@@ -155,11 +155,11 @@ func TestWhatAnOperationCosts(t *testing.T) {
 		operation func()
 		most      cost
 	}{
-		"PUT of 1 KiB":       {func() { c.want("PUT", c.url(0, "/kv/b/small?w=3"), small, 204) }, cost{2 * (1<<10 + 200), 2, 3, 360}},
-		"GET of 1 KiB, r=2":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=2"), nil, 200) }, cost{100, 1, 0, 190}},
-		"GET of 1 KiB, r=1":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=1"), nil, 200) }, cost{0, 0, 0, 162}},
-		"GET of 64 KiB, r=2": {func() { c.want("GET", c.url(0, "/kv/b/large?r=2"), nil, 200) }, cost{100, 1, 0, 202}},
-		"PUT of 64 KiB":      {func() { c.want("PUT", c.url(0, "/kv/b/large?w=3"), large, 204) }, cost{2 * (64<<10 + 200), 2, 3, 375}},
+		"PUT of 1 KiB":       {func() { c.want("PUT", c.url(0, "/kv/b/small?w=3"), small, 204) }, cost{2 * (1<<10 + 200), 2, 3, 322}},
+		"GET of 1 KiB, r=2":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=2"), nil, 200) }, cost{100, 1, 0, 179}},
+		"GET of 1 KiB, r=1":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=1"), nil, 200) }, cost{0, 0, 0, 157}},
+		"GET of 64 KiB, r=2": {func() { c.want("GET", c.url(0, "/kv/b/large?r=2"), nil, 200) }, cost{100, 1, 0, 191}},
+		"PUT of 64 KiB":      {func() { c.want("PUT", c.url(0, "/kv/b/large?w=3"), large, 204) }, cost{2 * (64<<10 + 200), 2, 3, 341}},
 	} {
 		got := c.of(x.operation)
 		t.Logf("%s: %+v", name, got)
