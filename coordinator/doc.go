@@ -9,6 +9,7 @@
 // While members change, several epochs of the layout live: a write needs its quorum in the ring of each, and holds its
 // snapshot of them until nothing of it can be stored or sent any more (operation); a read goes by one ring.
 //
-// Goroutines: one for each replica request in flight, bounded by the request's deadline; and the repair workers,
-// which Close stops and waits for.
+// Replica requests need no goroutine: their answers are fed to the one of the client's request, or to the one that goes on
+// with a write after its client was answered. Requests of other nodes are answered where they are read, if nothing about
+// them is out of the ordinary (early.go). The repair workers are stopped, and waited for, by Close.
 package coordinator

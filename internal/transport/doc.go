@@ -24,10 +24,14 @@
 //     at once.
 //   - A length that a peer claims is compared with a limit before it is believed, and memory grows only as the
 //     bytes arrive.
-//   - A call ends when its context ends, whatever the peer does; every call has a deadline.
+//   - A call ends when its context ends, whatever the peer does; every call has a deadline. CallAsync, which nobody waits
+//     for, tells its outcome once; that its time is over it tells up to a second late.
 //   - NotSent is never true of a request of which a byte may have reached the connection.
 //
 // Goroutines: one accepts, one watches all connections (pings, silence, stalled writes); per connection one
-// reads and one writes; per dial and per handshake one with a deadline; per request that is served one. Close
-// stops all of them and waits for them, for handlers with a bound.
+// reads and one writes; per dial and per handshake one with a deadline; per request that is served one, unless an Early
+// answered it where the connection is read. Close stops all of them and waits for them, for handlers with a bound.
+//
+// What is told of an outcome by CallAsync, and an Early, runs on the goroutine that reads a connection: a goroutine, a
+// context and a timer for each request cost more than the rest of the way.
 package transport
