@@ -222,6 +222,9 @@ func TestDialTimesOut(t *testing.T) {
 		begun := time.Now()
 		_, err := a.Call(t.Context(), nodeID(2), "echo", nil)
 		wantError(t, err, KindUnreachable, true)
+		if errors.Is(err, context.DeadlineExceeded) {
+			t.Error("a dial that takes too long looks like a caller whose time is over")
+		}
 		if d := time.Since(begun); d != defaultDialTimeout {
 			t.Errorf("the dial took %v", d)
 		}

@@ -185,6 +185,10 @@ func (p *peer) failed(err error) *Error {
 	case p.t.ctx.Err() != nil:
 		return r.fail(KindClosed, true, ErrClosed)
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		// It is the dial that took too long, and not the call of whoever reads this: a dead host, most likely.
+		return r.failText(KindUnreachable, true, err.Error())
+	}
 	return r.fail(KindUnreachable, true, err)
 }
 
