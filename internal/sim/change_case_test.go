@@ -51,7 +51,21 @@ func (s *story) lose(d *datadriven.TestData) (string, error) {
 		m.set(func() { m.use = lost })
 	}
 	time.Sleep(30 * time.Second)
-	return "gone", nil
+	// Two that are left of five take longer, now and then.
+	return "gone", s.w.until(2*time.Minute, "noticed by all", func() error {
+		for _, via := range s.w.present() {
+			ms, err := s.w.membersBy(via)
+			if err != nil {
+				return err
+			}
+			for _, m := range s.w.members {
+				if m.is(lost) && slices.ContainsFunc(ms, func(x memberDoc) bool { return x.ID == m.id() && x.Alive }) {
+					return fmt.Errorf("%s holds %s for alive", via.name, m.name)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // change asks the node at=… for a change of the members: what it is, and about whom.
