@@ -170,7 +170,7 @@ type api struct {
 
 // New returns the handler of all routes. It starts nothing. It fails when a dependency is missing, an option is out
 // of range, or the registry has another's metrics of the same names.
-func New(d Deps, opt Options) (http.Handler, error) {
+func New(d Deps, opt Options) (*Handler, error) {
 	opt = opt.withDefaults()
 	if err := opt.validate(); err != nil {
 		return nil, err
@@ -195,7 +195,14 @@ func New(d Deps, opt Options) (http.Handler, error) {
 	if a.metrics, err = newMetrics(d.Registry, d.Admission); err != nil {
 		return nil, err
 	}
-	return a.outermost(a.routes()), nil
+	shed := newShedder(a)
+	return &Handler{a.outermost(a.routes(), shed), shed}, nil
+}
+
+// Handler answers the requests of all routes.
+type Handler struct {
+	http.Handler
+	shed *shedder
 }
 
 // handler does one request of a known route and method. A *problem that it returns becomes the answer.

@@ -24,6 +24,12 @@ const (
 	headerMissing      = "Dunlin-Missing"
 )
 
+// Headers of others that every answer has.
+const (
+	headerServer = "Server"
+	headerSniff  = "X-Content-Type-Options"
+)
+
 // recorder remembers what was answered.
 type recorder struct {
 	http.ResponseWriter
@@ -53,13 +59,12 @@ func (r *recorder) Write(b []byte) (int, error) {
 const statusGone = 499
 
 // outermost sets what every answer has, bounds how long a body may take, and answers a panic.
-func (a *api) outermost(next http.Handler) http.Handler {
+func (a *api) outermost(next http.Handler, shed *shedder) http.Handler {
 	// Values that all answers share, so that none has to make them.
-	server, nosniff, node := []string{"dunlin/" + a.deps.Version}, []string{"nosniff"}, []string{a.deps.Name}
-	shed := newShedder(a)
+	server, nosniff, node := a.always()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h["Server"], h["X-Content-Type-Options"], h[headerNode] = server, nosniff, node
+		h[headerServer], h[headerSniff], h[headerNode] = server, nosniff, node
 		if r.Body != nil && r.Body != http.NoBody {
 			// Also for a body that no handler reads: net/http waits for its end. Not every writer can.
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(a.opt.BodyTimeout))
@@ -88,6 +93,11 @@ func (a *api) outermost(next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// always are the values of headerServer, headerSniff and headerNode of every answer.
+func (a *api) always() (server, nosniff, node []string) {
+	return []string{"dunlin/" + a.deps.Version}, []string{"nosniff"}, []string{a.deps.Name}
 }
 
 func writes(method string) bool {

@@ -1,33 +1,93 @@
 package api
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
+	"syscall"
+	"time"
+
+	"github.com/dunlindb/dunlin/internal/direct"
 )
 
 // maxHeader is above the longest context that is given out, so that every client can send it back.
 const maxHeader = 96 << 10
 
-// Server returns a server for the handler, with the bounds of opt on what a client may take: time for a header, a
-// body, an answer, and between requests. Serve it on a listener that Limit bounds.
-func Server(opt Options, h http.Handler) *http.Server {
+// Server answers clients over HTTP/1.1, with the bounds of its options on what a client may take: time for a header, a
+// body, an answer, and between requests, and how many connections. Requests for keys that are small and plain are
+// answered by [direct], everything else by net/http.
+type Server struct {
+	http   *http.Server
+	direct *direct.Server
+	opt    Options
+}
+
+// goneEvery is how often it is looked whether the clients of requests that take longer are still there.
+const goneEvery = 250 * time.Millisecond
+
+// NewServer returns a server that listens nowhere yet.
+func NewServer(opt Options, h *Handler) *Server {
 	opt = opt.withDefaults()
-	return &http.Server{
+	s := &Server{opt: opt}
+	s.direct = direct.New(direct.Options{
+		Handler: h,
+		Takes:   isKeyRequest,
+		Refuse: func(method, _ string, now time.Time) []byte {
+			return h.shed.refuse(method, now, s.direct.Date)
+		},
+		HeaderTimeout: opt.HeaderTimeout, IdleTimeout: opt.IdleTimeout, WriteTimeout: opt.WriteTimeout,
+		GoneAfter: min(goneEvery, opt.GoneGrace),
+	})
+	s.http = &http.Server{
 		Handler:           h,
+		ConnState:         s.direct.ConnState,
 		ReadHeaderTimeout: opt.HeaderTimeout,
 		IdleTimeout:       opt.IdleTimeout,
 		// A batch or a long listing, which may take longer, moves this on as it goes.
 		WriteTimeout:   opt.BodyTimeout + MaxTimeout + opt.WriteTimeout,
 		MaxHeaderBytes: maxHeader,
 	}
+	return s
 }
 
-// Limit bounds the open connections of a listener to opt.MaxConns. Further clients wait in the system's backlog until
-// one is closed; the server closes idle ones after opt.IdleTimeout.
-func Limit(l net.Listener, opt Options) net.Listener {
-	opt = opt.withDefaults()
-	return &limited{Listener: l, slots: make(chan struct{}, opt.MaxConns), closed: make(chan struct{})}
+// isKeyRequest reports whether a request is one of the key route, except HEAD.
+func isKeyRequest(method, target string) bool {
+	switch method {
+	case http.MethodGet, http.MethodPut, http.MethodDelete:
+	default:
+		return false
+	}
+	path, _, _ := strings.Cut(target, "?")
+	rest, ok := strings.CutPrefix(path, "/kv/")
+	return ok && strings.Contains(rest, "/")
+}
+
+// Serve answers the listener's clients until Shutdown or Close, and then returns [http.ErrServerClosed]. Further clients
+// than Options.MaxConns wait in the system's backlog.
+func (s *Server) Serve(l net.Listener) error {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go s.direct.Watch(ctx)
+	return s.http.Serve(s.direct.Listener(limit(l, s.opt.MaxConns)))
+}
+
+// Shutdown takes no more requests, waits until those under way are answered, or ctx ends, and closes the listener and the
+// connections. When ctx ends, what is left is to be closed by Close.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.direct.Drain(ctx)
+	return s.http.Shutdown(ctx)
+}
+
+// Close closes the listener and all connections at once.
+func (s *Server) Close() error { return s.http.Close() }
+
+// limit bounds the open connections of a listener. Further clients wait in the system's backlog until one is closed; the
+// server closes idle ones after a time.
+func limit(l net.Listener, conns int) net.Listener {
+	return &limited{Listener: l, slots: make(chan struct{}, conns), closed: make(chan struct{})}
 }
 
 type limited struct {
@@ -78,4 +138,12 @@ func (c *limitedConn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return nil
+}
+
+// SyscallConn gives access to the socket.
+func (c *limitedConn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -23,9 +24,9 @@ func (w *world) serve(t *testing.T, opt Options) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := Server(opt, w.handler)
+	srv := NewServer(opt, w.handler)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(Limit(l, opt)) }()
+	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() {
 		srv.Close()
 		if err := <-done; !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
@@ -295,5 +296,51 @@ func TestLimit(t *testing.T) {
 	_ = third.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if res := receive(t, bufio.NewReader(third)); res.StatusCode != 200 {
 		t.Errorf("after one was closed: %d", res.StatusCode)
+	}
+}
+
+// What is refused before net/http sees it is answered and counted like what the handler refuses.
+func TestRefusedOnTheConnection(t *testing.T) {
+	w := newWorld(t, Options{MaxInFlight: 1})
+	addr := w.serve(t, Options{})
+	entered, release := make(chan struct{}), make(chan struct{})
+	w.kv.block = func(context.Context) { entered <- struct{}{}; <-release }
+	done := make(chan struct{})
+	go func() { defer close(done); w.want(404, "GET", "/kv/b/none", "") }()
+	<-entered
+	c := dial(t, addr)
+	r := bufio.NewReader(c)
+	value := strings.Repeat("x", 10_000)
+	for method, outcome := range map[string]string{"GET": "", "PUT": "none", "DELETE": "none"} {
+		var got [2]*http.Response
+		var bodies [2][]byte
+		for i, text := range []string{"", value} { // the latter is too large for other than net/http
+			send1(t, c, fmt.Sprintf("%s /kv/b/k HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", method, len(text), text))
+			got[i] = receive(t, r)
+			bodies[i], _ = io.ReadAll(got[i].Body)
+			got[i].Header.Del("Date")
+		}
+		if got[0].StatusCode != 503 || !bytes.Equal(bodies[0], bodies[1]) || !reflect.DeepEqual(got[0].Header, got[1].Header) {
+			t.Errorf("%s: %v %s\nthe handler: %v %s", method, got[0], bodies[0], got[1], bodies[1])
+		}
+		if outcome != "" != strings.Contains(string(bodies[0]), `"outcome":"none"`) {
+			t.Errorf("%s: %s", method, bodies[0])
+		}
+	}
+	close(release)
+	<-done
+	metrics := w.want(200, "GET", "/metrics", "").Body.String()
+	for _, line := range []string{
+		`dunlin_http_refused_total 6`,
+		`dunlin_http_requests_total{code="503",method="PUT",route="/kv/{bucket}/{key}"} 2`,
+	} {
+		if !strings.Contains(metrics, line+"\n") {
+			t.Errorf("no %s", line)
+		}
+	}
+	w.kv.block = nil
+	send1(t, c, "GET /kv/b/none HTTP/1.1\r\nHost: x\r\n\r\n")
+	if res := receive(t, r); res.StatusCode != 404 {
+		t.Errorf("later: %d", res.StatusCode)
 	}
 }

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"bytes"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +22,13 @@ type shedder struct {
 type refusal struct {
 	header map[string][]string // shared: nobody changes a value's slice
 	body   []byte
+	plain  atomic.Pointer[plainRefusal] // the last that was made
+}
+
+// plainRefusal is the answer as it is sent, of one second.
+type plainRefusal struct {
+	date  string
+	bytes []byte
 }
 
 const (
@@ -31,16 +41,50 @@ func overloaded() *problem {
 }
 
 func newShedder(a *api) *shedder {
-	made := func(p *problem) refusal {
-		body := append(encodeJSON(p), '\n')
-		h := http.Header{"Content-Length": {strconv.Itoa(len(body))}}
-		p.setHeader(h)
-		return refusal{header: h, body: body}
+	s := &shedder{api: a, key: a.metrics.route(keyRoute), bucket: a.metrics.route(bucketRoute)}
+	s.read.make(overloaded())
+	s.change.make(overloaded().nothingStored())
+	return s
+}
+
+func (r *refusal) make(p *problem) {
+	r.body = append(encodeJSON(p), '\n')
+	r.header = http.Header{"Content-Length": {strconv.Itoa(len(r.body))}}
+	p.setHeader(r.header)
+}
+
+// at is the whole answer, dated.
+func (r *refusal) at(a *api, date string) []byte {
+	if p := r.plain.Load(); p != nil && p.date == date {
+		return p.bytes
 	}
-	return &shedder{
-		api: a, key: a.metrics.route(keyRoute), bucket: a.metrics.route(bucketRoute),
-		read: made(overloaded()), change: made(overloaded().nothingStored()),
+	h := http.Header(maps.Clone(r.header))
+	h[headerServer], h[headerSniff], h[headerNode] = a.always()
+	h.Set("Date", date)
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 503 Service Unavailable\r\n")
+	must(h.Write(&b))
+	b.WriteString("\r\n")
+	b.Write(r.body)
+	r.plain.Store(&plainRefusal{date, b.Bytes()})
+	return b.Bytes()
+}
+
+func (s *shedder) of(method string) *refusal {
+	if writes(method) {
+		return &s.change
 	}
+	return &s.read
+}
+
+// refuse returns what is sent to refuse a request of the key route, or nothing when it need not be refused.
+func (s *shedder) refuse(method string, now time.Time, date func(time.Time) string) []byte {
+	if !s.api.deps.Admission.Full() {
+		return nil
+	}
+	s.api.metrics.refused.Inc()
+	s.key.of(method).observe(http.StatusServiceUnavailable, 0)
+	return s.of(method).at(s.api, date(now))
 }
 
 // answered refuses a request, if it is one for a key or a bucket's keys and there is too much to do. What is wrong with
@@ -55,10 +99,7 @@ func (s *shedder) answered(w http.ResponseWriter, r *http.Request) bool {
 	if strings.Contains(rest, "/") {
 		observed = s.key
 	}
-	answer := s.read
-	if writes(r.Method) {
-		answer = s.change
-	}
+	answer := s.of(r.Method)
 	h := w.Header()
 	for name, value := range answer.header {
 		h[name] = value

@@ -222,7 +222,7 @@ type world struct {
 	buckets *buckets.Registry
 	cluster *fakeCluster
 	clock   time.Time // what Now says
-	handler http.Handler
+	handler *Handler
 
 	membership *fakeMembership
 }

@@ -27,6 +27,7 @@ var floors = map[string]int{
 	"ring":               0,
 	"vclock":             0,
 	"internal/admission": 0,
+	"internal/direct":    0,
 	"internal/paxos":     0,
 	"internal/storage":   1,
 	"internal/transport": 1,

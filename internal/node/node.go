@@ -74,7 +74,7 @@ type Node struct {
 	verified    verification
 	dropping    chan struct{} // holds one while partitions are dropped
 	swept       chan struct{} // has sweep look again
-	http        *http.Server
+	http        *api.Server
 	registry    *prometheus.Registry
 
 	undo   []func() // what Stop does, last first
@@ -457,11 +457,11 @@ func (n *Node) serveClients(context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.http = api.Server(opt, handler)
+	n.http = api.NewServer(opt, handler)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if err := n.http.Serve(api.Limit(n.listener, opt)); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.http.Serve(n.listener); !errors.Is(err, http.ErrServerClosed) {
 			select {
 			case n.failed <- fmt.Errorf("clients can no longer be answered: %w", err):
 			default:
