@@ -230,6 +230,9 @@ func (s *Store) start() {
 		s.wg.Go(sh.run)
 	}
 	s.wg.Go(s.finishDrops)
+	if !s.opt.InMemory && s.dir.disk == nil {
+		s.wg.Go(s.trimBuilders)
+	}
 }
 
 // halt refuses new calls, lets the shards work their queues off, and waits for every goroutine. It reports whether

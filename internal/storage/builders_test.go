@@ -1,0 +1,71 @@
+package storage
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/dgraph-io/ristretto/v2/z"
+)
+
+// What badger keeps for its next tables is bounded, and it goes on building. This fails when a later badger keeps it
+// elsewhere.
+func TestBuildersAreTrimmed(t *testing.T) {
+	s, _ := openTest(t, t.TempDir(), Options{})
+	pool := builderPool(s.db)
+	if pool == nil {
+		t.Fatal("badger's pool of buffers is not where it was")
+	}
+	idle := func() (count int, bytes uint64) {
+		var all []*z.Allocator
+		for {
+			a := pool.Get(1, "test")
+			if a.Allocated() < builderKept {
+				a.Release()
+				break
+			}
+			bytes += a.Allocated()
+			all = append(all, a)
+		}
+		for _, a := range all {
+			pool.Return(a)
+		}
+		return len(all), bytes
+	}
+	for range 2 {
+		// Buffers as memtables leave them.
+		var all []*z.Allocator
+		for range 8 {
+			a := pool.Get(builderKept, "test")
+			for range 5 {
+				a.Allocate(4 << 20)
+			}
+			all = append(all, a)
+		}
+		for _, a := range all {
+			pool.Return(a)
+		}
+		if n, bytes := idle(); n != 8 || bytes < 8*20<<20 {
+			t.Fatalf("%d buffers of %d MiB: badger's pool works otherwise", n, bytes>>20)
+		}
+		trimPool(pool)
+		if n, bytes := idle(); n != buildersKept || bytes > buildersKept*builderKept {
+			t.Errorf("%d buffers of %d MiB are kept", n, bytes>>20)
+		}
+	}
+	value := strings.Repeat("v", 60<<10)
+	for i := range 400 { // more than a memtable
+		put(t, s, Key{i % 7, "b", fmt.Sprint(i)}, value)
+		if i%50 == 0 {
+			trimPool(pool)
+		}
+	}
+	if err := s.db.Flatten(1); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 400 {
+		if o := get(t, s, Key{i % 7, "b", fmt.Sprint(i)}); len(o.Record.Siblings) != 1 || string(o.Record.Siblings[0].Value) != value {
+			t.Fatalf("key %d: %d siblings", i, len(o.Record.Siblings))
+		}
+	}
+}
