@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/dunlindb/dunlin/internal/direct"
 )
 
 const (
@@ -118,6 +120,9 @@ func oneHeader(h http.Header, name string) (value string, given bool, p *problem
 // at once, since a client that closes only its sending side looks the same and still waits for the answer.
 func (a *api) working(parent context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), timeout)
+	if direct.OnGone(parent, cancel) { // it waits for GoneGrace
+		return ctx, cancel
+	}
 	stop := context.AfterFunc(parent, func() {
 		grace := time.AfterFunc(a.opt.GoneGrace, cancel)
 		context.AfterFunc(ctx, func() { grace.Stop() })

@@ -25,9 +25,6 @@ type Server struct {
 	opt    Options
 }
 
-// goneEvery is how often it is looked whether the clients of requests that take longer are still there.
-const goneEvery = 250 * time.Millisecond
-
 // NewServer returns a server that listens nowhere yet.
 func NewServer(opt Options, h *Handler) *Server {
 	opt = opt.withDefaults()
@@ -39,7 +36,7 @@ func NewServer(opt Options, h *Handler) *Server {
 			return h.shed.refuse(method, now, s.direct.Date)
 		},
 		HeaderTimeout: opt.HeaderTimeout, IdleTimeout: opt.IdleTimeout, WriteTimeout: opt.WriteTimeout,
-		GoneAfter: min(goneEvery, opt.GoneGrace),
+		GoneAfter: opt.GoneGrace,
 	})
 	s.http = &http.Server{
 		Handler:           h,

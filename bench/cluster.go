@@ -43,6 +43,7 @@ type load struct {
 	mix  loadgen.Mix
 	open bool
 	dial loadgen.Dialer
+	dist string // "": uniform
 }
 
 // Names of the loads: what is compared with what.
@@ -50,7 +51,7 @@ const (
 	loadPut    = "PUT"
 	loadGet    = "GET, newest"
 	loadGetOne = "GET, one replica"
-	loadMix    = "PUT and GET"
+	loadMix    = "PUT and GET, zipfian"
 	loadOpen   = "PUT and GET, open loop"
 )
 
@@ -61,16 +62,16 @@ func loadsOf(s settings, put, newest, one loadgen.Dialer) []load {
 		read = one
 	}
 	half := loadgen.Mix{loadgen.Put: 1, loadgen.Get: 1}
-	out := []load{{loadPut, loadgen.Mix{loadgen.Put: 1}, false, put}}
+	out := []load{{name: loadPut, mix: loadgen.Mix{loadgen.Put: 1}, dial: put}}
 	if newest != nil {
-		out = append(out, load{loadGet, loadgen.Mix{loadgen.Get: 1}, false, newest})
+		out = append(out, load{name: loadGet, mix: loadgen.Mix{loadgen.Get: 1}, dial: newest})
 	}
 	if one != nil {
-		out = append(out, load{loadGetOne, loadgen.Mix{loadgen.Get: 1}, false, one})
+		out = append(out, load{name: loadGetOne, mix: loadgen.Mix{loadgen.Get: 1}, dial: one})
 	}
-	out = append(out, load{loadMix, half, false, read})
+	out = append(out, load{name: loadMix, mix: half, dial: read, dist: loadgen.Zipfian})
 	if s.Rate > 0 {
-		out = append(out, load{loadOpen, half, true, read})
+		out = append(out, load{name: loadOpen, mix: half, open: true, dial: read})
 	}
 	return out
 }

@@ -209,7 +209,7 @@ func (p *site) rest(ctx context.Context) error {
 
 // round measures PUT, then GET, and adds both to the point.
 func (g *grower) round(ctx context.Context, p *site, spec loadgen.Spec, round int, to *point) error {
-	for i, l := range []load{{loadPut, loadgen.Mix{loadgen.Put: 1}, false, p.put}, {loadGet, loadgen.Mix{loadgen.Get: 1}, false, p.get}} {
+	for i, l := range []load{{name: loadPut, mix: loadgen.Mix{loadgen.Put: 1}, dial: p.put}, {name: loadGet, mix: loadgen.Mix{loadgen.Get: 1}, dial: p.get}} {
 		spec.Mix, spec.Seed = l.mix, uint64(100*round+i)
 		result, err := loadgen.Run(ctx, spec, l.dial, loadgen.Options{PIDs: p.cluster.pids()})
 		if err != nil {

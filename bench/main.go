@@ -48,6 +48,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -349,8 +350,8 @@ func (v *server) round(ctx context.Context, s settings, round int, progress io.W
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
 	spec := loadgen.Spec{
-		Connections: s.Connections, Dist: loadgen.Uniform, Keys: s.Keys, ValueSize: loadgen.SizeRange{Min: s.Value, Max: s.Value},
-		Warmup: s.Warmup, Duration: s.Window, Verify: true,
+		Connections: s.Connections, Dist: loadgen.Uniform, Theta: loadgen.DefaultTheta, Keys: s.Keys,
+		ValueSize: loadgen.SizeRange{Min: s.Value, Max: s.Value}, Warmup: s.Warmup, Duration: s.Window, Verify: true,
 	}
 	if v.volatile || !v.loaded {
 		var done atomic.Int64
@@ -360,7 +361,7 @@ func (v *server) round(ctx context.Context, s settings, round int, progress io.W
 		v.loaded = true
 	}
 	for i, l := range v.loads {
-		spec.Mix, spec.Rate, spec.Arrivals = l.mix, 0, ""
+		spec.Mix, spec.Rate, spec.Arrivals, spec.Dist = l.mix, 0, "", cmp.Or(l.dist, loadgen.Uniform)
 		spec.Seed = uint64(100*round + i)
 		if l.open {
 			spec.Rate, spec.Arrivals = s.Rate, loadgen.Poisson

@@ -109,7 +109,7 @@ func (a *answer) field(name, value string) {
 
 // oneLine makes sure that a value cannot begin a field of its own.
 func oneLine(s string) string {
-	if strings.ContainsAny(s, "\r\n") {
+	if strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
 		s = strings.NewReplacer("\r", " ", "\n", " ").Replace(s)
 	}
 	return strings.Trim(s, " \t")

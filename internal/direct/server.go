@@ -13,6 +13,8 @@ import (
 
 // Options are the settings of a [Server]. All are required but Refuse.
 type Options struct {
+	// Handler answers. Unlike those of net/http, the contexts of the requests that it gets here do not end when the
+	// client goes away: see OnGone.
 	Handler http.Handler
 	// Takes says whether a request may be answered here. Its handler must not stream, hijack, or be asked by HEAD.
 	Takes func(method, target string) bool
@@ -23,7 +25,7 @@ type Options struct {
 	HeaderTimeout time.Duration // for a client to send the rest of a header
 	IdleTimeout   time.Duration // between requests
 	WriteTimeout  time.Duration // for a client to take an answer
-	// GoneAfter is about how long the context of a request outlives its connection.
+	// GoneAfter is how long a client has been gone when OnGone's function is called; up to a half longer.
 	GoneAfter time.Duration
 }
 
@@ -90,9 +92,10 @@ func (s *Server) Drain(ctx context.Context) {
 	}
 }
 
-// Watch cancels the requests of clients that have gone away, until ctx ends.
+// Watch looks for the clients of requests under way that have gone away, until ctx ends.
 func (s *Server) Watch(ctx context.Context) {
-	tick := time.NewTicker(s.opt.GoneAfter)
+	every := max(s.opt.GoneAfter/4, time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -103,10 +106,20 @@ func (s *Server) Watch(ctx context.Context) {
 		if s.busy.Load() == 0 {
 			continue
 		}
-		before := time.Now().Add(-s.opt.GoneAfter)
+		now := time.Now()
 		for _, c := range s.all() {
-			if x := c.under.Load(); x != nil && x.began.Before(before) && c.gone() {
-				x.cancel()
+			x := c.under.Load()
+			if x == nil || now.Sub(x.began) < every {
+				continue
+			}
+			switch {
+			case !c.gone():
+			case x.left.IsZero():
+				x.left = now
+			case now.Sub(x.left) >= s.opt.GoneAfter:
+				if f := x.onGone.Load(); f != nil {
+					(*f)()
+				}
 			}
 		}
 	}
@@ -167,10 +180,34 @@ type conn struct {
 	under   atomic.Pointer[exchange]
 }
 
-// exchange is a request under way.
+// exchange is a request under way, and its context.
 type exchange struct {
-	began  time.Time
-	cancel context.CancelFunc
+	context.Context // the background's: it does not end
+	began           time.Time
+	left            time.Time // when Watch saw first that the client has gone
+	onGone          atomic.Pointer[func()]
+}
+
+type exchangeKey struct{}
+
+// Value finds the exchange itself.
+func (x *exchange) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return x
+	}
+	return nil
+}
+
+// OnGone has f called when the client of a request that a [Server] gave to its handler has been gone for
+// Options.GoneAfter. Only one f is called, the last; perhaps more than once, and perhaps when the request is over. OnGone
+// does nothing and reports false when ctx is no context of such a request.
+func OnGone(ctx context.Context, f func()) bool {
+	x, ok := ctx.Value(exchangeKey{}).(*exchange)
+	if ok {
+		last := f // so that nothing is allocated for others
+		x.onGone.Store(&last)
+	}
+	return ok
 }
 
 // Close closes the connection and forgets it.
@@ -279,12 +316,11 @@ func (c *conn) answered(m *message, body []byte) bool {
 		c.remote = c.RemoteAddr().String()
 	}
 	r.RemoteAddr = c.remote
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	c.under.Store(&exchange{now, cancel})
+	x := &exchange{Context: context.Background(), began: now}
+	c.under.Store(x)
 	defer c.under.Store(nil)
 	a := newAnswer(c)
-	s.opt.Handler.ServeHTTP(a, r.WithContext(ctx)) // when it panics, net/http closes the connection
+	s.opt.Handler.ServeHTTP(a, r.WithContext(x)) // when it panics, net/http closes the connection
 	if !a.finish() {
 		c.left = lost
 	}

@@ -489,14 +489,22 @@ func TestDrain(t *testing.T) {
 }
 
 func TestGone(t *testing.T) {
+	if OnGone(t.Context(), func() {}) {
+		t.Error("any context is one of a request")
+	}
 	entered, left := make(chan struct{}, 1), make(chan struct{}, 1)
 	s := start(t, options(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(context.WithValue(r.Context(), http.ServerContextKey, "a value")) // one of ours still
+		defer cancel()
+		if !OnGone(ctx, cancel) {
+			t.Error("not one of its requests")
+		}
 		entered <- struct{}{}
 		select {
-		case <-r.Context().Done():
+		case <-ctx.Done():
 		case <-time.After(300 * time.Millisecond):
 			if r.URL.Path == "/kv/b/forever" {
-				<-r.Context().Done()
+				<-ctx.Done()
 			}
 		}
 		left <- struct{}{}
@@ -519,11 +527,12 @@ func TestGone(t *testing.T) {
 	}
 	// One that sends its next request meanwhile is there, and its bytes are not taken.
 	c := s.dial(t)
-	for range 2 {
-		c.send(t, "GET /kv/b/k HTTP/1.1\r\nHost: x\r\n\r\n")
-	}
-	for range 2 {
+	c.send(t, "GET /kv/b/k HTTP/1.1\r\nHost: x\r\n\r\n")
+	for i := range 2 {
 		<-entered
+		if i == 0 {
+			c.send(t, "GET /kv/b/k HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
 		<-left
 		if res, _ := c.receive(t); res.StatusCode != 204 {
 			t.Errorf("%d", res.StatusCode)
