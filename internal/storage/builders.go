@@ -61,7 +61,12 @@ func trimPool(pool *z.AllocatorPool) {
 			a.Release()
 			continue
 		}
-		a.TrimTo(builderKept + 1)
+		// One for a table of a lower level begins with a larger buffer. Without that it would be empty, and an empty one
+		// never returns from its next use.
+		if a.TrimTo(builderKept + 1); a.Allocated() == 0 {
+			a.Release()
+			continue
+		}
 		kept = append(kept, a)
 	}
 	for _, a := range kept {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dgraph-io/ristretto/v2/z"
 )
@@ -52,6 +53,25 @@ func TestBuildersAreTrimmed(t *testing.T) {
 		if n, bytes := idle(); n != buildersKept || bytes > buildersKept*builderKept {
 			t.Errorf("%d buffers of %d MiB are kept", n, bytes>>20)
 		}
+	}
+	// One for the tables of a low level begins with a buffer that is too large to be kept. What is left can be used.
+	for range buildersKept {
+		pool.Get(builderKept, "test").Release()
+	}
+	for _, size := range []int{16 << 20, builderKept, 2 * builderKept} {
+		pool.Return(z.NewAllocator(size, "test"))
+	}
+	trimPool(pool)
+	for range buildersKept + 4 {
+		a := pool.Get(builderKept, "test")
+		used := make(chan struct{})
+		go func() { a.Allocate(8 << 20); close(used) }()
+		select {
+		case <-used:
+		case <-time.After(20 * time.Second):
+			t.Fatal("a buffer that was kept cannot be used")
+		}
+		defer a.Release()
 	}
 	value := strings.Repeat("v", 60<<10)
 	for i := range 400 { // more than a memtable
