@@ -66,8 +66,10 @@ func isKeyRequest(method, target string) bool {
 // than Options.MaxConns wait in the system's backlog.
 func (s *Server) Serve(l net.Listener) error {
 	ctx, stop := context.WithCancel(context.Background())
+	var watch sync.WaitGroup
+	watch.Go(func() { s.direct.Watch(ctx) })
+	defer watch.Wait()
 	defer stop()
-	go s.direct.Watch(ctx)
 	return s.http.Serve(s.direct.Listener(limit(l, s.opt.MaxConns)))
 }
 

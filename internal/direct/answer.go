@@ -55,9 +55,6 @@ func (a *answer) Header() http.Header { return a.header }
 // SetReadDeadline does nothing: the request is here.
 func (a *answer) SetReadDeadline(time.Time) error { return nil }
 
-// SetWriteDeadline does nothing: what is written is sent in the end, and the server bounds that.
-func (a *answer) SetWriteDeadline(time.Time) error { return nil }
-
 // WriteHeader notes the status and the fields as they are now. Informational answers are not sent.
 func (a *answer) WriteHeader(status int) {
 	if a.status != 0 || status < http.StatusOK {
