@@ -293,7 +293,7 @@ func (c *conn) answered(m *message, body []byte) bool {
 	if !s.opt.Takes(m.method, m.target) {
 		return false
 	}
-	s.busy.Add(1) // before closing is looked at, which is set before busy is
+	s.busy.Add(1) // before closing is looked at: Drain sets that before it looks at busy
 	defer s.busy.Add(-1)
 	if s.closing.Load() {
 		return false
