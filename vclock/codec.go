@@ -152,6 +152,18 @@ func DecodeObject(d *wire.Decoder) Object {
 	return o
 }
 
+// contentType makes a string of b. Most values have one of a few types, whose text is shared.
+func contentType(b []byte) string {
+	for _, common := range commonTypes {
+		if string(b) == common {
+			return common
+		}
+	}
+	return string(b)
+}
+
+var commonTypes = []string{"application/octet-stream", "application/json", "application/x-www-form-urlencoded", "text/plain", "text/plain; charset=utf-8"}
+
 func decodeSibling(d *wire.Decoder, context VersionVector) Sibling {
 	var s Sibling
 	d.ArrayOf(9)
@@ -163,7 +175,7 @@ func decodeSibling(d *wire.Decoder, context VersionVector) Sibling {
 	s.Expiry = d.Int()
 	d.Fixed(s.ID.Key[:])
 	d.Fixed(s.ID.Body[:])
-	s.ContentType = d.String(maxContentType)
+	s.ContentType = contentType(d.Raw(maxContentType))
 	s.Value = d.Raw(maxValueBytes)
 	switch {
 	case d.Err() != nil:

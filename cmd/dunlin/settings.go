@@ -41,6 +41,7 @@ func (c *serveCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	log := logger(cfg, s.err)
+	limitMemory(log.With("node", cfg.Name))
 	for _, name := range strangeVariables(os.Environ()) {
 		log.Warn("environment variable is no setting; see dunlin serve --help", "node", cfg.Name, "variable", name)
 	}

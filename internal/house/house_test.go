@@ -60,6 +60,7 @@ var owners = map[string][]string{
 	"github.com/vmihailenco/msgpack":      {"internal/wire"},
 	"github.com/alecthomas/kong":          {"cmd/dunlin"},
 	"github.com/vbauerster/mpb":           {"cmd/dunlin"},
+	"github.com/KimMachineGun":            {"cmd/dunlin"},
 	"github.com/vbauerster/cupwriter":     {"cmd/dunlin"},
 	"github.com/HdrHistogram":             {"internal/loadgen"},
 	"github.com/wcharczuk/go-chart":       {"internal/loadgen", "bench"},

@@ -19,7 +19,11 @@ import (
 
 const (
 	// memTableSize is the least, see drawMemTableSize. badger's transactions may have 15 % of it, more than batchBytes and a record.
-	memTableSize = 16 << 20
+	memTableSize = 10 << 20
+	// level0Tables is with how many tables in level 0 badger begins to compact them, and level0Most with how many it stops
+	// writes. A merge of them reads all of the base level, so they should be much together.
+	level0Tables = 8
+	level0Most   = 24
 	// valueThreshold is badger's highest: all of our values are below it, so the value log stays empty. Its
 	// damage reports are the worst and its space comes back only by a garbage collection of its own.
 	valueThreshold = 1 << 20
@@ -36,6 +40,8 @@ func badgerOptions(path string, o Options) badger.Options {
 		WithChecksumVerificationMode(options.OnTableRead).
 		WithMemTableSize(drawMemTableSize()).
 		WithNumMemtables(3).
+		WithNumLevelZeroTables(level0Tables).
+		WithNumLevelZeroTablesStall(level0Most).
 		WithNumCompactors(2).
 		WithBaseLevelSize(128 << 20). // levels of 10 MiB rewrite a value once more on its way down
 		WithBlockSize(16 << 10).

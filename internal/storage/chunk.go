@@ -12,7 +12,7 @@ import (
 const (
 	chunkSize = 512 << 10
 	// chunksPerTxn keeps a transaction of chunks well below badger's limit of 15 % of a memtable.
-	chunksPerTxn = 3
+	chunksPerTxn = 2
 	chunkRefSize = 8 + 4 + 8
 )
 

@@ -126,7 +126,7 @@ func openVolatile(log *slog.Logger) (*badger.DB, error) {
 	opt := badgerOptions("", Options{Logger: log}).
 		// Nothing is compacted: a simulation writes less than a memtable, and two tickers a node would cost more than all
 		// the rest of an idle one.
-		WithNumCompactors(0).WithIndexCacheSize(0).WithMemTableSize(memTableSize / 2).WithNumMemtables(2)
+		WithNumCompactors(0).WithIndexCacheSize(0).WithMemTableSize(memTableSize).WithNumMemtables(2)
 	return openBadger(opt, log)
 }
 

@@ -35,9 +35,9 @@ const (
 
 	pauseFactor  = 4 // times what a table took; about half of that again goes into building its file
 	longestPause = 200 * time.Millisecond
-	// urgentTables is the number of tables in level 0 with which compactions go on unpaced. badger begins to compact 5 of
-	// them, and stops writes at 15.
-	urgentTables = 8
+	// urgentTables is the number of tables in level 0 with which compactions go on unpaced: between level0Tables and
+	// level0Most, nearer the first.
+	urgentTables = 13
 )
 
 // Debugf implements badger.Logger.

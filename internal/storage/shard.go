@@ -13,7 +13,7 @@ const (
 	// A batch ends with the op that reaches one of these. The op that does so adds at most inlineMax and some
 	// keys, so a transaction stays below badger's limit, 15 % of a memtable.
 	batchOps   = 1000
-	batchBytes = 3 << 19
+	batchBytes = 640 << 10
 
 	// maxYields is how often a batch that finds nothing more queued lets others run first.
 	maxYields = 2

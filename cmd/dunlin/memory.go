@@ -1,0 +1,34 @@
+package main
+
+import (
+	"log/slog"
+	"math"
+	"os"
+	"runtime/debug"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+)
+
+const (
+	// gcPercent is GOGC where the user has set none. Go's 100 collects a fifth more often, for memory that memtables of a
+	// moderate size leave free (docs/storage.md, Memory).
+	gcPercent = 130
+	// containerShare is the part of a container's memory that the collector is to stay below. The rest is for what it
+	// does not know: badger's mapped logs and tables, and the kernel's part.
+	containerShare = 0.7
+)
+
+// limitMemory makes the collector work harder when a node comes near the memory that its container has, and else less
+// than Go would. Whoever sets GOGC, GOMEMLIMIT or AUTOMEMLIMIT decides for himself.
+func limitMemory(log *slog.Logger) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	limit, err := memlimit.Set(memlimit.WithRatio(containerShare))
+	switch {
+	case err != nil:
+		log.Warn("cannot tell how much memory there is; set GOMEMLIMIT if it is little", "op", "memory", "err", err)
+	case limit != math.MaxInt64:
+		log.Info("the collector keeps memory below a limit", "op", "memory", "bytes", limit)
+	}
+}
