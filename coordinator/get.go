@@ -156,10 +156,10 @@ func (s *getShell) run(ctx context.Context) error {
 			if s.degraded() && s.found() {
 				return nil
 			}
-			return s.fail(kindOf(s.failures()), "too few replicas could answer")
+			return s.tooFew(ctx)
 		}
 		if s.core.impossible() && !s.loose {
-			return s.fail(kindOf(s.failures()), "too few replicas could answer")
+			return s.tooFew(ctx)
 		}
 		for i := s.core.next(); i >= 0; i = s.core.next() {
 			s.ask(ctx, i)
@@ -184,7 +184,7 @@ func (s *getShell) run(ctx context.Context) error {
 			s.hedge(ctx)
 			hedge = make(chan time.Time) // one hedge a read
 		case <-ctx.Done():
-			return s.fail(ctxKind(ctx), "the time was over before enough replicas had answered")
+			return s.late(ctx)
 		}
 	}
 	return nil
@@ -383,6 +383,19 @@ func (s *getShell) failures() []failure {
 		}
 	}
 	return out
+}
+
+// tooFew is the error of a read that cannot be answered any more.
+func (s *getShell) tooFew(ctx context.Context) error {
+	// The calls end when the read's time does, and may tell so before its context does.
+	if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && !time.Now().Before(deadline) {
+		return s.late(ctx)
+	}
+	return s.fail(kindOf(s.failures()), "too few replicas could answer")
+}
+
+func (s *getShell) late(ctx context.Context) error {
+	return s.fail(ctxKind(ctx), "the time was over before enough replicas had answered")
 }
 
 func (s *getShell) fail(kind Kind, reason string) *QuorumError {

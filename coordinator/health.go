@@ -87,19 +87,13 @@ func (h *health) doubt(id ring.NodeID) {
 
 // watch pings a peer until it answers.
 func (h *health) watch(ctx context.Context, id ring.NodeID) {
-	defer func() {
-		h.mu.Lock()
-		delete(h.checking, id)
-		h.mu.Unlock()
-	}()
 	pause := pingPause
 	for failures := 0; ctx.Err() == nil; failures++ {
 		pctx, cancel := context.WithTimeout(ctx, pingTimeout)
 		err := h.ping(pctx, id)
 		cancel()
 		if err == nil {
-			h.heard(id)
-			return
+			break
 		}
 		if failures == 1 {
 			h.mu.Lock()
@@ -115,5 +109,12 @@ func (h *health) watch(ctx context.Context, id ring.NodeID) {
 		case <-ctx.Done():
 		}
 		pause = min(pause*2, pingMaxPause)
+	}
+	// In one step: who suspects it in between would rely on this watch.
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.checking, id)
+	if ctx.Err() == nil {
+		delete(h.suspects, id)
 	}
 }
