@@ -10,13 +10,15 @@ import (
 )
 
 // badger builds tables in buffers that it keeps for the next ones, up to eight. A buffer for a table of a compaction has
-// 4 MiB, one for that of a whole memtable grows to 28 MiB, and never shrinks: handed out in turn, after some memtables
-// each of the eight is of that size. That was most of the memory of a node that writes, and counted twice, since the
-// collector lets as much again be used before it runs. So the store looks them over now and then.
+// 4 MiB, one for that of a whole memtable grows by doubling, and never shrinks: handed out in turn, after some memtables
+// each of the eight would be of that size. That was most of the memory of a node that writes, and counted twice, since
+// the collector lets as much again be used before it runs. So the store looks them over now and then, and leaves one
+// that takes a memtable at once, and a few small ones.
 const (
 	buildersEvery = 2 * time.Second
-	builderKept   = 4 << 20 // as badger makes them at first
-	buildersKept  = 4
+	builderSmall  = 4 << 20 // as badger makes them at first
+	builderLarge  = 16 << 20
+	smallKept     = 2
 )
 
 // trimBuilders does so until the store stops.
@@ -49,27 +51,36 @@ func builderPool(db *badger.DB) *z.AllocatorPool {
 
 // trimPool makes the buffers that nobody uses now few and small. badger's pool must not be closed.
 func trimPool(pool *z.AllocatorPool) {
-	var kept []*z.Allocator
+	var large *z.Allocator
+	var small []*z.Allocator
+	grown := false // a small one took a memtable
 	for {
 		const fresh = 1 // of bytes: then it was made for us, and there are no more
 		a := pool.Get(fresh, "idle")
-		if a.Allocated() < builderKept {
+		if a.Allocated() < builderSmall {
 			a.Release()
 			break
 		}
-		if len(kept) == buildersKept {
+		// Of its buffers, those go with which it has as much or more. Where the first one goes, it has none, and must not
+		// be used: that would never return.
+		if a.TrimTo(builderLarge + 1); a.Allocated() == builderLarge && large == nil {
+			large = a
+			continue
+		}
+		grown = grown || a.Allocated() > builderSmall
+		if a.TrimTo(builderSmall + 1); a.Allocated() == 0 || len(small) == smallKept {
 			a.Release()
 			continue
 		}
-		// One for a table of a lower level begins with a larger buffer. Without that it would be empty, and an empty one
-		// never returns from its next use.
-		if a.TrimTo(builderKept + 1); a.Allocated() == 0 {
-			a.Release()
-			continue
-		}
-		kept = append(kept, a)
+		small = append(small, a)
 	}
-	for _, a := range kept {
+	if large == nil && grown {
+		large = z.NewAllocator(builderLarge, "idle")
+	}
+	if large != nil {
+		pool.Return(large) // first: who comes next is most likely a memtable
+	}
+	for _, a := range small {
 		pool.Return(a)
 	}
 }

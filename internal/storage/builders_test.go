@@ -17,7 +17,7 @@ func TestTrimPool(t *testing.T) {
 		var all []*z.Allocator
 		for {
 			a := pool.Get(1, "test")
-			if a.Allocated() < builderKept {
+			if a.Allocated() < builderSmall {
 				a.Release()
 				break
 			}
@@ -33,7 +33,7 @@ func TestTrimPool(t *testing.T) {
 		// Buffers as memtables leave them.
 		var all []*z.Allocator
 		for range 8 {
-			a := pool.Get(builderKept, "test")
+			a := pool.Get(builderSmall, "test")
 			for range 5 {
 				a.Allocate(4 << 20)
 			}
@@ -46,20 +46,25 @@ func TestTrimPool(t *testing.T) {
 			t.Fatalf("%d buffers of %d MiB: badger's pool works otherwise", n, bytes>>20)
 		}
 		trimPool(pool)
-		if n, bytes := idle(); n != buildersKept || bytes > buildersKept*builderKept {
+		if n, bytes := idle(); n != 1+smallKept || bytes != builderLarge+smallKept*builderSmall {
 			t.Errorf("%d buffers of %d MiB are kept", n, bytes>>20)
+		}
+		if a := pool.Get(builderSmall, "test"); a.Allocated() != builderLarge {
+			t.Errorf("a memtable gets a buffer of %d MiB", a.Allocated()>>20)
+		} else {
+			pool.Return(a)
 		}
 	}
 	// One for the tables of a low level begins with a buffer that is too large to be kept. What is left can be used.
-	for range buildersKept {
-		pool.Get(builderKept, "test").Release()
+	for range 1 + smallKept {
+		pool.Get(builderSmall, "test").Release()
 	}
-	for _, size := range []int{16 << 20, builderKept, 2 * builderKept} {
+	for _, size := range []int{16 << 20, builderSmall, 64 << 20, 2 * builderSmall} {
 		pool.Return(z.NewAllocator(size, "test"))
 	}
 	trimPool(pool)
-	for range buildersKept + 4 {
-		a := pool.Get(builderKept, "test")
+	for range smallKept + 4 {
+		a := pool.Get(builderSmall, "test")
 		used := make(chan struct{})
 		go func() { a.Allocate(8 << 20); close(used) }()
 		select {
