@@ -155,7 +155,7 @@ var percentiles = []struct {
 func (f *frozen) markdown() string {
 	var b strings.Builder
 	s := f.Settings
-	fmt.Fprintf(&b, "Measured on %v. %s. Three nodes, %d keys with values of %d bytes, %d rounds. Median [least to most].\n\n", f.Machine, f.Version, s.Keys, s.Value, s.Rounds)
+	fmt.Fprintf(&b, "Measured on %v. %s. Three nodes, %d keys with values of %d bytes, %s. Median [least to most].\n\n", f.Machine, f.Version, s.Keys, s.Value, s.inRounds())
 	if other := median(over(f.Freezes, func(x freeze) float64 { return x.Other })); other > disturbed {
 		fmt.Fprintf(&b, "**Preliminary:** other work used %.0f%% of the machine meanwhile (median).\n\n", 100*other)
 	}

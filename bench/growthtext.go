@@ -10,8 +10,8 @@ import (
 func (g *growth) markdown() string {
 	var b strings.Builder
 	s := g.Settings
-	fmt.Fprintf(&b, "Measured on %v. %s.\n%d rounds of PUT and GET (newest) for %v each after %v. Where a series does not say otherwise: three nodes, %d connections in a closed loop, %d keys, values of %d bytes. Medians [least to most] of the rounds; CPU is that of all servers together.\n",
-		g.Machine, g.Version, s.Rounds, s.Window, s.Warmup, s.Connections, min(baseKeys, s.Keys), s.Value)
+	fmt.Fprintf(&b, "Measured on %v. %s.\n%s of PUT and GET (newest) for %v each after %v. Where a series does not say otherwise: three nodes, %d connections in a closed loop, %d keys, values of %d bytes. Medians [least to most] of the rounds; CPU is that of all servers together.\n",
+		g.Machine, g.Version, s.inRounds(), s.Window, s.Warmup, s.Connections, min(baseKeys, s.Keys), s.Value)
 	if other := median(g.all(func(m measurement) float64 { return m.Other })); other > disturbed {
 		fmt.Fprintf(&b, "\n**Preliminary:** other work used %.0f%% of the machine meanwhile (median).\n", 100*other)
 	}

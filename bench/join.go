@@ -366,8 +366,8 @@ func (j *joins) of(clients string, value func(joined) float64) (out []float64) {
 func (j *joins) markdown() string {
 	var b strings.Builder
 	s := j.Settings
-	fmt.Fprintf(&b, "Measured on %v. %s. Four members and a fifth process that joins, N=3, %d keys with values of %d bytes, %d rounds. Median [least to most].\n\n",
-		j.Machine, j.Version, s.Keys, s.Value, s.Rounds)
+	fmt.Fprintf(&b, "Measured on %v. %s. Four members and a fifth process that joins, N=3, %d keys with values of %d bytes, %s. Median [least to most].\n\n",
+		j.Machine, j.Version, s.Keys, s.Value, s.inRounds())
 	other := median(append(j.of(asMuchAs, func(x joined) float64 { return x.Other }), j.of(atGivenRate, func(x joined) float64 { return x.Other })...))
 	if other > disturbed {
 		fmt.Fprintf(&b, "**Preliminary:** other work used %.0f%% of the machine meanwhile (median).\n\n", 100*other)

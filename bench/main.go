@@ -96,6 +96,14 @@ type settings struct {
 	Overwrites  int64 `json:"overwrites,omitempty"` // of worn
 }
 
+// inRounds says how many rounds there are.
+func (s settings) inRounds() string {
+	if s.Rounds == 1 {
+		return "1 round"
+	}
+	return fmt.Sprintf("%d rounds", s.Rounds)
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

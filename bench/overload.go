@@ -244,7 +244,7 @@ func percentile(values []float64, p int) float64 {
 func (o *overloads) markdown() string {
 	var b strings.Builder
 	s := o.Settings
-	fmt.Fprintf(&b, "Measured on %v. %s. Three nodes, %d keys with values of %d bytes, PUT and GET in equal parts, %d rounds. Median [least to most].\n\n", o.Machine, o.Version, s.Keys, s.Value, s.Rounds)
+	fmt.Fprintf(&b, "Measured on %v. %s. Three nodes, %d keys with values of %d bytes, PUT and GET in equal parts, %s. Median [least to most].\n\n", o.Machine, o.Version, s.Keys, s.Value, s.inRounds())
 	if o.Split {
 		b.WriteString("The servers had half of the processors, the client the other half.\n\n")
 	}
