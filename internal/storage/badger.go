@@ -20,6 +20,9 @@ import (
 const (
 	// memTableSize is the least, see drawMemTableSize. badger's transactions may have 15 % of it, more than batchBytes and a record.
 	memTableSize = 10 << 20
+	memTableMost = 12 << 20
+	// memTableAfterKill is the most where a log was left that may be of memTableMost, see sizeForLogs.
+	memTableAfterKill = 13 << 20
 	// level0Tables is with how many tables in level 0 badger begins to compact them, and level0Most with how many it stops
 	// writes. A merge of them reads all of the base level, so they should be much together.
 	level0Tables = 8
@@ -38,7 +41,7 @@ func badgerOptions(path string, o Options) badger.Options {
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(32 << 20).
 		WithChecksumVerificationMode(options.OnTableRead).
-		WithMemTableSize(drawMemTableSize()).
+		WithMemTableSize(drawMemTableSize(memTableSize, memTableMost)).
 		WithNumMemtables(3).
 		WithNumLevelZeroTables(level0Tables).
 		WithNumLevelZeroTablesStall(level0Most).
@@ -60,7 +63,36 @@ func badgerOptions(path string, o Options) badger.Options {
 
 // drawMemTableSize draws what this process fills its memtables with. Replicas get the same writes; with the same size they
 // would all write their tables at the same moments, and no quorum would be left that does not wait for one.
-func drawMemTableSize() int64 { return memTableSize + rand.N[int64](memTableSize/5) }
+func drawMemTableSize(least, most int64) int64 { return least + rand.N(most-least) }
+
+// sizeForLogs changes the size of memtables, if need be, so that badger takes the logs that a killed process left. It reads
+// each into a memtable of today's size, and ends the process when one does not fit.
+func sizeForLogs(opt badger.Options) (badger.Options, error) {
+	files, err := os.ReadDir(opt.Dir)
+	if err != nil {
+		return opt, fmt.Errorf("look for logs: %w", err)
+	}
+	need := int64(0)
+	for _, file := range files {
+		if filepath.Ext(file.Name()) != logExtension {
+			continue
+		}
+		info, err := file.Info()
+		if err != nil {
+			return opt, fmt.Errorf("look at a log: %w", err)
+		}
+		// badger makes a log twice as large as its memtable may become, and when it reads it cuts it to what it holds. What a
+		// memtable had in excess, by one batch, there is room for.
+		need = max(need, info.Size()/2)
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			need = max(need, st.Blocks*512)
+		}
+	}
+	if need == 0 {
+		return opt, nil
+	}
+	return opt.WithMemTableSize(max(need, drawMemTableSize(memTableMost, memTableAfterKill))), nil
+}
 
 // openBadger turns badger's panics, its answer to some damaged files, into errors.
 func openBadger(opt badger.Options, log *slog.Logger) (db *badger.DB, err error) {

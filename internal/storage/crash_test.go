@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/dgraph-io/badger/v4"
+
 	"github.com/dunlindb/dunlin/vclock"
 )
 
@@ -206,5 +208,39 @@ func TestKilledWhileMakingLogs(t *testing.T) {
 			}
 			closeTest(t, again, d)
 		}
+	}
+}
+
+// A killed process may have had larger memtables than the next one: drawn so, or of an earlier version. badger makes room
+// for a log by the size that memtables have now, and panics when that is too little.
+func TestLogsOfLargerMemtables(t *testing.T) {
+	for name, size := range map[string]int{"large values": 100 << 10, "small values": 10} {
+		t.Run(name, func(t *testing.T) {
+			path, killed := t.TempDir(), filepath.Join(t.TempDir(), "killed")
+			s, _ := openTest(t, path, Options{Durability: OS, tune: func(o badger.Options) badger.Options {
+				return o.WithMemTableSize(24 << 20)
+			}})
+			value := bytes.Repeat([]byte("v"), size)
+			n := 23 << 20 / (size + 300) // not as many as it takes to have the memtable written
+			var wg sync.WaitGroup
+			for w := range 50 {
+				wg.Go(func() {
+					for i := w; i < n; i += 50 {
+						put(t, s, Key{i % 4, "b", fmt.Sprint(i)}, string(value))
+					}
+				})
+			}
+			wg.Wait()
+			if got := s.memtables(); got != 1 {
+				t.Fatalf("%d memtables", got)
+			}
+			copyDir(t, path, killed)
+			s, _ = openTest(t, killed, Options{})
+			for i := range n {
+				if o := get(t, s, Key{i % 4, "b", fmt.Sprint(i)}); !o.Found || !bytes.Equal(o.Record.Siblings[0].Value, value) {
+					t.Fatalf("key %d of %d: found %v", i, n, o.Found)
+				}
+			}
+		})
 	}
 }

@@ -121,7 +121,14 @@ func (s *Store) open() (err error) {
 	if disk := s.dir.disk; disk != nil {
 		s.db, err = disk.badger(s.dir.turn, s.log)
 	} else {
-		if s.db, err = openBadger(badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp, s.pace}), s.log); err == nil {
+		opt := badgerOptions(path, s.opt).WithLogger(badgerLog{s.opt.Logger, &s.giveUp, s.pace})
+		if path != "" {
+			opt, err = sizeForLogs(opt)
+		}
+		if err == nil {
+			s.db, err = openBadger(opt, s.log)
+		}
+		if err == nil {
 			s.pace.db.Store(s.db)
 		}
 	}
