@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"math"
 	"os"
@@ -26,6 +27,8 @@ func limitMemory(log *slog.Logger) {
 	}
 	limit, err := memlimit.Set(memlimit.WithRatio(containerShare))
 	switch {
+	case errors.Is(err, memlimit.ErrCgroupsNotSupported), errors.Is(err, memlimit.ErrNoCgroup):
+		// This is no container.
 	case err != nil:
 		log.Warn("cannot tell how much memory there is; set GOMEMLIMIT if it is little", "op", "memory", "err", err)
 	case limit != math.MaxInt64:
