@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// gcPercent is GOGC where the user has set none. Go's 100 collects a fifth more often, for memory that memtables of a
+	// gcPercent is GOGC where the user has set none. Go's 100 collects nearly a third more often, for memory that memtables of a
 	// moderate size leave free (docs/storage.md, Memory).
 	gcPercent = 130
 	// containerShare is the part of a container's memory that the collector is to stay below. The rest is for what it

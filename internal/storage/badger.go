@@ -23,6 +23,8 @@ const (
 	memTableMost = 12 << 20
 	// memTableAfterKill is the most where a log was left that may be of memTableMost, see sizeForLogs.
 	memTableAfterKill = 13 << 20
+	// memTableLimit is more than any version had: a log that claims more is damaged, and must not cost as much memory.
+	memTableLimit = 64 << 20
 	// level0Tables is with how many tables in level 0 badger begins to compact them, and level0Most with how many it stops
 	// writes. A merge of them reads all of the base level, so they should be much together.
 	level0Tables = 8
@@ -91,6 +93,7 @@ func sizeForLogs(opt badger.Options) (badger.Options, error) {
 	if need == 0 {
 		return opt, nil
 	}
+	need = min(need, memTableLimit)
 	return opt.WithMemTableSize(max(need, drawMemTableSize(memTableMost, memTableAfterKill))), nil
 }
 

@@ -244,3 +244,19 @@ func TestLogsOfLargerMemtables(t *testing.T) {
 		})
 	}
 }
+
+// A log that claims to be huge is damaged, and must not have as much memory made ready for it.
+func TestSizeForDamagedLogs(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "00001"+logExtension))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(1<<40), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	opt, err := sizeForLogs(badgerOptions(dir, Options{}))
+	if err != nil || opt.MemTableSize != memTableLimit {
+		t.Errorf("memtables of %d bytes, %v", opt.MemTableSize, err)
+	}
+}
