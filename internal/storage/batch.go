@@ -39,7 +39,7 @@ type entry struct {
 	weight     int // of what it adds to the transaction
 	was        tally
 	size       int    // of the encoded object, once it is in the transaction
-	header     header // the record's, then
+	record     []byte // then, if it may be kept in memory: badger's value
 	cold       bool   // nobody has asked for it lately
 
 	hint     bool
@@ -185,7 +185,7 @@ func (b *batch) load(o *op) (loaded, error) {
 	if o.hint {
 		return s.load(b.txn, o.k, o.key)
 	}
-	if l, _, found := s.recent.get(o.key); found {
+	if l, _, found := s.recent.get(o.key, true); found {
 		return l, nil
 	}
 	return s.load(b.txn, o.k, o.key)
@@ -355,10 +355,12 @@ func (b *batch) fill() error {
 			}
 			h.chunked, payload = true, ref.encode()
 		}
-		e.header = h
 		start := len(b.sh.buf)
 		b.sh.buf = h.appendTo(b.sh.buf, e.key, payload)
 		record := b.sh.buf[start:]
+		if !h.chunked && !h.incomplete {
+			e.record = record
+		}
 		b.written += len(record)
 		if err := b.txn.Set(e.key, record); err != nil {
 			return err

@@ -14,7 +14,7 @@ func (e *entry) openHint(target ring.NodeID, l loaded) {
 	e.hint, e.target, e.incomplete = true, target, false
 	switch {
 	case e.corrupt:
-		e.was.bytes = int64(len(e.key) + l.size)
+		e.was.bytes = int64(len(e.key) + len(l.value))
 	case l.found:
 		e.since = hintSince(l.record.Own)
 		e.was = tally{found: true, bytes: hintBytes(e.key, l.header.size), since: e.since}

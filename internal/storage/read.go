@@ -46,7 +46,7 @@ func (s *Store) Recent(k Key) (st Stored, found bool) {
 		return Stored{}, false
 	}
 	round := s.rounds.get(k.Partition) // first, as in get
-	l, _, found := s.recent.find(k.encode())
+	l, _, found := s.recent.find(k.encode(), true)
 	if !found || s.opened() != nil {
 		return Stored{}, false
 	}
@@ -67,7 +67,7 @@ func (s *Store) get(k Key, values, recent bool) (st Stored, err error) {
 	round := s.rounds.get(k.Partition)
 	var moment uint64
 	if recent {
-		l, when, found := s.recent.get(key)
+		l, when, found := s.recent.get(key, values)
 		if found {
 			return Stored{Record: l.record, Digest: l.header.digest, Found: true, Round: round}, s.opened()
 		}
@@ -76,8 +76,8 @@ func (s *Store) get(k Key, values, recent bool) (st Stored, err error) {
 	err = s.view(func(txn *badger.Txn) error {
 		var l loaded
 		if values {
-			if l, err = s.load(txn, k, key); err == nil && recent {
-				s.recent.keep(key, l, moment)
+			if l, err = s.load(txn, k, key); err == nil && recent && l.cacheable() {
+				s.recent.keep(key, l.value, moment)
 			}
 		} else {
 			l, err = s.verify(txn, k, key)
@@ -97,7 +97,7 @@ type loaded struct {
 	header header
 	record vclock.Record
 	chunks *chunkRef // set also when the chunks are corrupt
-	size   int       // of badger's value
+	value  []byte    // badger's, which the record's values are parts of; nil if it was in memory
 }
 
 // load reads and decodes a record.
@@ -115,7 +115,7 @@ func (s *Store) load(txn *badger.Txn, k Key, key []byte) (l loaded, err error) {
 	if err != nil {
 		return loaded{}, readError(err)
 	}
-	l.size = len(b)
+	l.value = b
 	encoded, err := l.open(txn, key, b)
 	if err != nil {
 		return l, err

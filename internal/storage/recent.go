@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -12,12 +13,16 @@ const (
 	defaultCache = 64 << 20
 	// recentStripes keep readers and the shards out of each other's way.
 	recentStripes = 16
-	// recentOverhead is about what a record takes in memory beside its value.
-	recentOverhead = 512
+	// recentOverhead is what a record takes in memory beside its bytes: its slot and its place in the index.
+	recentOverhead = 80
 )
 
-// recent keeps decoded the records that were used lately: half of the work of a small read, and a third of that of a
+// recent keeps the records that were used lately: half of the work of a small read, and a third of that of a
 // write that has to know what it replaces, is badger's search through its tables.
+//
+// It keeps each as it is on the disk, in one piece of memory without a pointer in it. Decoded, it was five pieces, two of them
+// with pointers, and most of what the collector had to follow: tens of milliseconds each time, in which a node with one
+// processor answers late.
 //
 // It is exact: what it has of a key is what was committed last. So shards can go by it as well as readers. Whoever
 // commits a change tells it after badger shows the change, and before the change is acknowledged. What a reader has read
@@ -32,18 +37,19 @@ type recent struct {
 // recentStripe holds a part of the keys, least recently used first to go.
 type recentStripe struct {
 	mu    sync.Mutex
-	keys  map[string]*recentRecord
-	ring  recentRecord // next is the one that was used last, prev the one that goes first
+	index map[uint64]int32 // hash of a key: its slot. Of two keys with one hash, one is kept
+	slots []recentSlot     // slots[0] is nobody's: its next was used last, its prev goes first
+	free  int32            // a slot without a record, whose next is another one; 0: none
 	bytes int64
 	limit int64
 	told  uint64 // counts what was told
 }
 
-type recentRecord struct {
-	key        string
-	l          loaded
-	bytes      int64
-	next, prev *recentRecord
+type recentSlot struct {
+	data       []byte // badger's key and its value; never changed, so that readers may hold on to it
+	hash       uint64
+	key        int32 // length of the key
+	next, prev int32
 }
 
 // newRecent makes a cache of limit bytes; with 0, or less, one that keeps nothing.
@@ -60,70 +66,88 @@ func newRecent(limit int64) *recent {
 	return c
 }
 
-func (c *recent) stripe(key []byte) *recentStripe { return &c.stripes[xxhash.Sum64(key)%recentStripes] }
+func (c *recent) stripe(key []byte) (st *recentStripe, hash uint64) {
+	hash = xxhash.Sum64(key)
+	return &c.stripes[hash%recentStripes], hash
+}
 
-// get returns a record, which is not to be changed, and when it is not there the moment to give to keep.
-func (c *recent) get(key []byte) (l loaded, moment uint64, found bool) {
-	if l, moment, found = c.find(key); !found {
+// get returns a record, which is not to be changed, and when it is not there the moment to give to keep. Without values it
+// is the header alone.
+func (c *recent) get(key []byte, values bool) (l loaded, moment uint64, found bool) {
+	if l, moment, found = c.find(key, values); !found {
 		c.misses.Inc()
 	}
 	return l, moment, found
 }
 
 // find is get for who does not read the disk instead.
-func (c *recent) find(key []byte) (l loaded, moment uint64, found bool) {
-	st := c.stripe(key)
+func (c *recent) find(key []byte, values bool) (l loaded, moment uint64, found bool) {
+	st, hash := c.stripe(key)
 	st.mu.Lock()
-	r := st.keys[string(key)]
-	if r == nil {
+	i := st.at(key, hash)
+	if i == 0 {
 		moment = st.told
 		st.mu.Unlock()
 		return loaded{}, moment, false
 	}
-	r.unlink()
-	r.link(&st.ring)
-	l = r.l
+	st.unlink(i)
+	st.link(i)
+	value := st.slots[i].data[len(key):]
 	st.mu.Unlock()
+	if err := l.recall(value, values); err != nil {
+		c.forget(key)
+		return loaded{}, 0, false
+	}
 	c.hits.Inc()
 	return l, 0, true
 }
 
+// recall reads what was checked when it was read from the disk, or has never been there.
+func (l *loaded) recall(value []byte, values bool) (err error) {
+	l.found, l.header = true, parseHeader(value)
+	if values {
+		l.record.Own = l.header.own
+		l.record.Object, err = decodeObject(value[recordHeader:])
+	}
+	return err
+}
+
 // keep takes what was read from badger after the moment.
-func (c *recent) keep(key []byte, l loaded, moment uint64) {
-	st := c.stripe(key)
+func (c *recent) keep(key, value []byte, moment uint64) {
+	st, hash := c.stripe(key)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.told == moment && l.cacheable() {
-		st.set(key, l)
+	if st.told == moment {
+		st.set(key, value, hash)
 	}
 }
 
-// tell takes what was committed. What is cold takes nobody's place, and may be a part of a much larger message.
-func (c *recent) tell(key []byte, l loaded, cold bool) {
-	if !l.cacheable() {
+// tell takes what was committed, or nil if that cannot be kept. What is cold takes nobody's place.
+func (c *recent) tell(key, value []byte, cold bool) {
+	if value == nil {
 		c.forget(key)
 		return
 	}
-	st := c.stripe(key)
+	st, hash := c.stripe(key)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.told++
-	switch {
-	case !cold:
-		st.set(key, l)
-	case st.keys[string(key)] != nil:
-		l.record.Object = l.record.Object.Clone()
-		st.set(key, l)
+	if !cold || st.at(key, hash) != 0 {
+		st.set(key, value, hash)
 	}
 }
 
 // forget is told that a key may hold anything now. It reports whether something was kept of it.
 func (c *recent) forget(key []byte) bool {
-	st := c.stripe(key)
+	st, hash := c.stripe(key)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.told++
-	return st.drop(key)
+	i := st.at(key, hash)
+	if i != 0 {
+		st.remove(i)
+	}
+	return i != 0
 }
 
 // clear is told that all keys may.
@@ -153,48 +177,60 @@ func (l *loaded) cacheable() bool {
 }
 
 func (st *recentStripe) clear() {
-	st.keys, st.bytes = make(map[string]*recentRecord), 0
-	st.ring.next, st.ring.prev = &st.ring, &st.ring
+	st.index, st.slots, st.free, st.bytes = make(map[uint64]int32), make([]recentSlot, 1), 0, 0
 }
 
-func (st *recentStripe) set(key []byte, l loaded) {
-	bytes := int64(weigh(l.record.Object)+len(key)) + recentOverhead
+// at returns a key's slot, or 0.
+func (st *recentStripe) at(key []byte, hash uint64) int32 {
+	i := st.index[hash]
+	if s := &st.slots[i]; i == 0 || string(s.data[:s.key]) != string(key) {
+		return 0
+	}
+	return i
+}
+
+func (st *recentStripe) set(key, value []byte, hash uint64) {
+	if i := st.index[hash]; i != 0 {
+		st.remove(i)
+	}
+	data := slices.Grow([]byte(nil), len(key)+len(value)) // all that the allocator gives for it
+	bytes := int64(cap(data)) + recentOverhead
 	if bytes > st.limit/8 {
-		st.drop(key)
 		return
 	}
-	r := st.keys[string(key)]
-	if r == nil {
-		r = &recentRecord{key: string(key)}
-		st.keys[r.key] = r
+	i := st.free
+	if i != 0 {
+		st.free = st.slots[i].next
 	} else {
-		r.unlink()
-		st.bytes -= r.bytes
+		i = int32(len(st.slots))
+		st.slots = append(st.slots, recentSlot{})
 	}
-	r.l, r.bytes = l, bytes
-	r.link(&st.ring)
+	st.slots[i] = recentSlot{data: append(append(data, key...), value...), hash: hash, key: int32(len(key))}
+	st.index[hash] = i
+	st.link(i)
 	for st.bytes += bytes; st.bytes > st.limit; {
-		st.remove(st.ring.prev)
+		st.remove(st.slots[0].prev)
 	}
 }
 
-func (st *recentStripe) drop(key []byte) bool {
-	r := st.keys[string(key)]
-	if r != nil {
-		st.remove(r)
-	}
-	return r != nil
+func (st *recentStripe) remove(i int32) {
+	st.unlink(i)
+	s := &st.slots[i]
+	delete(st.index, s.hash)
+	st.bytes -= int64(cap(s.data)) + recentOverhead
+	*s = recentSlot{next: st.free}
+	st.free = i
 }
 
-func (st *recentStripe) remove(r *recentRecord) {
-	r.unlink()
-	delete(st.keys, r.key)
-	st.bytes -= r.bytes
+// link makes a slot the one that was used last.
+func (st *recentStripe) link(i int32) {
+	s, first := &st.slots[i], &st.slots[0]
+	s.prev, s.next = 0, first.next
+	st.slots[s.next].prev = i
+	first.next = i
 }
 
-func (r *recentRecord) link(after *recentRecord) {
-	r.prev, r.next = after, after.next
-	r.prev.next, r.next.prev = r, r
+func (st *recentStripe) unlink(i int32) {
+	s := &st.slots[i]
+	st.slots[s.prev].next, st.slots[s.next].prev = s.next, s.prev
 }
-
-func (r *recentRecord) unlink() { r.prev.next, r.next.prev = r.next, r.prev }

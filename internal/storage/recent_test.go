@@ -1,16 +1,16 @@
 package storage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/dunlindb/dunlin/vclock"
 )
 
 // What is kept in memory is what the disk has, whatever was done at once: writes, failing commits, removals, and reads
@@ -95,10 +95,10 @@ func TestTheCacheIsBounded(t *testing.T) {
 	if n := s.recent.size(); n < limit/2 {
 		t.Errorf("only %d bytes of %d are used", n, limit)
 	}
-	if _, _, found := s.recent.get(key(999).encode()); !found {
+	if _, _, found := s.recent.get(key(999).encode(), true); !found {
 		t.Error("what was written last is not kept")
 	}
-	if _, _, found := s.recent.get(key(0).encode()); found {
+	if _, _, found := s.recent.get(key(0).encode(), true); found {
 		t.Error("what was written first is kept")
 	}
 	// What nobody has asked for takes nobody's place, but is not missed in a record that is kept.
@@ -111,7 +111,7 @@ func TestTheCacheIsBounded(t *testing.T) {
 	if len(st.Record.Siblings) != 2 {
 		t.Errorf("%d siblings of a record that was kept and merged into", len(st.Record.Siblings))
 	}
-	if _, _, found := s.recent.get(key(0).encode()); found {
+	if _, _, found := s.recent.get(key(0).encode(), true); found {
 		t.Error("a cold record was kept")
 	}
 	off := openMemory(t, Options{Durability: OS, CacheBytes: -1})
@@ -122,6 +122,13 @@ func TestTheCacheIsBounded(t *testing.T) {
 	}
 }
 
+// onDisk returns what badger has of a key.
+func onDisk(t *testing.T, s *Store, k Key) (value []byte) {
+	t.Helper()
+	edit(t, s, k.encode(), func(v []byte) []byte { value = bytes.Clone(v); return v })
+	return value
+}
+
 // A damaged record is found and healed although what it held is still in memory.
 func TestDamageUnderTheCacheIsHealed(t *testing.T) {
 	s := openMemory(t, Options{Durability: OS, Partitions: 4})
@@ -129,9 +136,9 @@ func TestDamageUnderTheCacheIsHealed(t *testing.T) {
 	put(t, s, k, "x")
 	object := get(t, s, k).Record.Object.Clone()
 	before, _ := s.Root(1)
+	value := onDisk(t, s, k)
 	edit(t, s, k.encode(), func([]byte) []byte { return []byte("damaged") })
-	l := loaded{found: true, record: vclock.Record{Object: object}, header: header{digest: object.Digest("b", "k")}}
-	s.recent.tell(k.encode(), l, false) // as if the damage had been done by the disk
+	s.recent.tell(k.encode(), value, false) // as if the damage had been done by the disk
 	if _, err := s.Recount(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -156,18 +163,104 @@ func TestAReadThatWasOvertakenKeepsNothing(t *testing.T) {
 	k := Key{1, "b", "k"}
 	key := k.encode()
 	put(t, s, k, "old")
-	old, _, _ := s.recent.get(key)
+	old := onDisk(t, s, k)
 	s.recent.forget(key)
-	_, moment, _ := s.recent.get(key)
+	_, moment, _ := s.recent.get(key, true)
 	put(t, s, k, "new")
 	s.recent.forget(key)
 	s.recent.keep(key, old, moment)
 	sawSame(t, s, k)
-	_, moment, _ = s.recent.get(key)
+	_, moment, _ = s.recent.get(key, true)
 	get(t, s, k)
 	s.recent.keep(key, old, moment-1)
 	sawSame(t, s, k)
-	if _, _, found := s.recent.get(key); !found {
+	if _, _, found := s.recent.get(key, true); !found {
 		t.Error("a read that nothing overtook keeps nothing")
+	}
+}
+
+// Of keys with one hash, one is kept, and none is taken for another.
+func TestKeysOfOneHash(t *testing.T) {
+	st := recentStripe{limit: 1 << 20}
+	st.clear()
+	const hash = 7
+	a, b := []byte("a"), []byte("b")
+	st.set(a, []byte("of a"), hash)
+	if st.at(a, hash) == 0 || st.at(b, hash) != 0 {
+		t.Fatal("b is taken for a")
+	}
+	st.set(b, []byte("of b"), hash)
+	if i := st.at(b, hash); st.at(a, hash) != 0 || i == 0 || string(st.slots[i].data) != "bof b" {
+		t.Fatalf("after b: %+v", st.slots)
+	}
+	st.remove(st.at(b, hash))
+	if st.bytes != 0 || st.at(b, hash) != 0 || st.slots[0].next != 0 || st.slots[0].prev != 0 {
+		t.Errorf("with nothing left: %d bytes, %+v", st.bytes, st.slots)
+	}
+}
+
+// The slots of a stripe behave like a list of the keys by their last use, whatever is done.
+func TestRecentStripeAgainstAModel(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	st := recentStripe{limit: 40 << 10}
+	st.clear()
+	var model []string // used last first
+	values, sizes := map[string]string{}, map[string]int64{}
+	use := func(k string, keep bool) {
+		model = slices.DeleteFunc(model, func(x string) bool { return x == k })
+		if keep {
+			model = slices.Insert(model, 0, k)
+		} else {
+			delete(values, k)
+			delete(sizes, k)
+		}
+	}
+	for range 20_000 {
+		k := fmt.Sprint(r.IntN(100))
+		hash := uint64(len(k))<<32 + uint64(k[0])<<8 + uint64(k[len(k)-1])
+		switch i := st.at([]byte(k), hash); {
+		case r.IntN(3) > 0:
+			v := strings.Repeat("v", r.IntN(6000))
+			st.set([]byte(k), []byte(v), hash)
+			i = st.at([]byte(k), hash)
+			use(k, i != 0)
+			if i == 0 {
+				if len(v) < 4<<10 {
+					t.Fatalf("%d bytes are not kept", len(v))
+				}
+				break
+			}
+			values[k], sizes[k] = v, int64(cap(st.slots[i].data))+recentOverhead
+			for total := int64(0); ; {
+				total = 0
+				for _, n := range sizes {
+					total += n
+				}
+				if total <= st.limit {
+					break
+				}
+				use(model[len(model)-1], false)
+			}
+		case i == 0:
+		case r.IntN(2) == 0:
+			st.remove(i)
+			use(k, false)
+		default:
+			st.unlink(i)
+			st.link(i)
+			use(k, true)
+		}
+		n := 0
+		for i := st.slots[0].next; i != 0; i = st.slots[i].next {
+			s := st.slots[i]
+			k := model[n]
+			if string(s.data[:s.key]) != k || string(s.data[s.key:]) != values[k] || st.slots[s.next].prev != i {
+				t.Fatalf("%d: %+v, want %s", n, s, k)
+			}
+			n++
+		}
+		if n != len(model) || n != len(st.index) {
+			t.Fatalf("%d, %d in the index, want %d", n, len(st.index), len(model))
+		}
 	}
 }

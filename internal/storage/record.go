@@ -166,8 +166,18 @@ func decodeHeader(key, b []byte) (h header, payload []byte, err error) {
 	case be.Uint32(b[88:]) > maxObject:
 		return header{}, nil, corrupt("object of %d bytes, at most %d", be.Uint32(b[88:]), maxObject)
 	}
-	f := b[5]
-	h = header{
+	h = parseHeader(b)
+	payload = b[recordHeader:]
+	if !h.chunked && h.size != len(payload) {
+		return header{}, nil, corrupt("object of %d bytes, the header says %d", len(payload), h.size)
+	}
+	return h, payload, nil
+}
+
+// parseHeader reads the header of a record that was checked.
+func parseHeader(b []byte) header {
+	be, f := binary.BigEndian, b[5]
+	return header{
 		incomplete: f&flagIncomplete != 0,
 		chunked:    f&flagChunked != 0,
 		own: vclock.Own{
@@ -183,11 +193,6 @@ func decodeHeader(key, b []byte) (h header, payload []byte, err error) {
 		winner: Life{f&flagWinnerDeleted != 0, int64(be.Uint64(b[80:]))},
 		size:   int(be.Uint32(b[88:])),
 	}
-	payload = b[recordHeader:]
-	if !h.chunked && h.size != len(payload) {
-		return header{}, nil, corrupt("object of %d bytes, the header says %d", len(payload), h.size)
-	}
-	return h, payload, nil
 }
 
 // decodeObject reads an encoded object, whose values alias b.

@@ -52,12 +52,12 @@ func (e *entry) tally() tally {
 	return header{incomplete: e.incomplete, digest: e.digest}.tally()
 }
 
-// loaded is what was committed, as it would be read; nothing where that is not known.
-func (e *entry) loaded(committed bool) loaded {
-	if !committed || e.rec.IsZero() {
-		return loaded{}
+// kept is what was committed, for who keeps it in memory; nil where that is not known.
+func (e *entry) kept(committed bool) []byte {
+	if !committed {
+		return nil
 	}
-	return loaded{found: true, header: e.header, record: e.rec}
+	return e.record
 }
 
 // look tells what badger shows of an entry, whatever became of the commit.
@@ -114,7 +114,7 @@ func (b *batch) settle(committed bool) {
 			s.hints.settle(e.target, hintPart{e.k.Partition, e.k.Bucket}, e.was, is, e.reserved)
 		} else {
 			s.forest.update(s.partition(e.k), e, is)
-			s.recent.tell(e.key, e.loaded(committed), e.cold)
+			s.recent.tell(e.key, e.kept(committed), e.cold)
 		}
 	}
 }
