@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// gcPercent is GOGC where the user has set none. Go's 100 collects nearly a third more often, for memory that memtables of a
-	// moderate size leave free (docs/storage.md, Memory).
-	gcPercent = 130
+	// gcPercent is GOGC where the user has set none. Nearly all of a node's memory are memtables, buffers and records, in
+	// which the collector has nothing to follow: to run it often costs little (docs/storage.md, Memory).
+	gcPercent = 50
 	// containerShare is the part of a container's memory that the collector is to stay below. The rest is for what it
 	// does not know: badger's mapped logs and tables, and the kernel's part.
 	containerShare = 0.7
 )
 
-// limitMemory makes the collector work harder when a node comes near the memory that its container has, and else less
-// than Go would. Whoever sets GOGC, GOMEMLIMIT or AUTOMEMLIMIT decides for himself.
+// limitMemory makes the collector run earlier than Go would, and work harder when a node comes near the memory that its
+// container has. Whoever sets GOGC, GOMEMLIMIT or AUTOMEMLIMIT decides for himself.
 func limitMemory(log *slog.Logger) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

@@ -19,13 +19,14 @@ type pace struct {
 	db     atomic.Pointer[badger.DB] // nil while it is being opened
 	paused prometheus.Counter        // seconds
 	turns  chan struct{}             // one for each goroutine that pauses; others wait for them
+	merged chan struct{}             // gets one when a table was merged, if the one before was taken
 	stop   chan struct{}
 	end    func() // ends all pauses; may be called again
 }
 
 func newPace(processors int, paused prometheus.Counter) *pace {
 	stop := make(chan struct{})
-	return &pace{paused: paused, turns: make(chan struct{}, max(1, processors/4)), stop: stop, end: sync.OnceFunc(func() { close(stop) })}
+	return &pace{paused: paused, merged: make(chan struct{}, 1), turns: make(chan struct{}, max(1, processors/4)), stop: stop, end: sync.OnceFunc(func() { close(stop) })}
 }
 
 const (
@@ -45,6 +46,10 @@ func (l badgerLog) Debugf(format string, args ...any) {
 	l.line(slog.LevelDebug-4, format, args)
 	if l.pace == nil || !strings.HasPrefix(format, tableMerged) || len(args) != 4 {
 		return
+	}
+	select {
+	case l.pace.merged <- struct{}{}:
+	default:
 	}
 	if took, ok := args[3].(time.Duration); ok {
 		l.pace.pause(took)

@@ -239,6 +239,7 @@ func (s *Store) start() {
 	s.wg.Go(s.finishDrops)
 	if !s.opt.InMemory && s.dir.disk == nil {
 		s.wg.Go(s.trimBuilders)
+		s.wg.Go(s.boundResident)
 	}
 }
 
