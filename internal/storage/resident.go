@@ -59,7 +59,7 @@ func (s *Store) boundResident() {
 		if before > residentMost {
 			letGo(levels, time.Now().Add(-residentYoung))
 		}
-		if after := files.resident(); after <= residentMost || after < before-before/4 {
+		if after := files.resident(); after <= 2*residentMost || after < before-before/4 {
 			rest = residentEvery
 		} else {
 			rest = min(2*rest, residentRest)
