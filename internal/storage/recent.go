@@ -193,11 +193,10 @@ func (st *recentStripe) set(key, value []byte, hash uint64) {
 	if i := st.index[hash]; i != 0 {
 		st.remove(i)
 	}
-	data := slices.Grow([]byte(nil), len(key)+len(value)) // all that the allocator gives for it
-	bytes := int64(cap(data)) + recentOverhead
-	if bytes > st.limit/8 {
+	if int64(len(key)+len(value))+recentOverhead > st.limit/8 {
 		return
 	}
+	data := slices.Grow([]byte(nil), len(key)+len(value)) // all that the allocator gives for it
 	i := st.free
 	if i != 0 {
 		st.free = st.slots[i].next
@@ -208,7 +207,7 @@ func (st *recentStripe) set(key, value []byte, hash uint64) {
 	st.slots[i] = recentSlot{data: append(append(data, key...), value...), hash: hash, key: int32(len(key))}
 	st.index[hash] = i
 	st.link(i)
-	for st.bytes += bytes; st.bytes > st.limit; {
+	for st.bytes += int64(cap(data)) + recentOverhead; st.bytes > st.limit; {
 		st.remove(st.slots[0].prev)
 	}
 }
