@@ -56,15 +56,22 @@ func (s *Store) boundResident() {
 		case <-timer.C:
 		}
 		before := files.resident()
-		if before > residentMost {
-			letGo(levels, time.Now().Add(-residentYoung))
-		}
-		if after := files.resident(); after <= 2*residentMost || after < before-before/4 {
+		if before <= residentMost {
 			rest = residentEvery
-		} else {
-			rest = min(2*rest, residentRest)
+			continue
 		}
+		letGo(levels, time.Now().Add(-residentYoung))
+		rest = nextRest(rest, before, files.resident())
 	}
+}
+
+// nextRest is how long the store waits after it has let go, with so many bytes of files mapped before and after. Up to twice
+// residentMost stay mapped for the program, logs, and the tables of a small store: that is no reason to wait.
+func nextRest(rest time.Duration, before, after int64) time.Duration {
+	if after <= 2*residentMost || after < before-before/4 {
+		return residentEvery
+	}
+	return min(2*rest, residentRest)
 }
 
 // tableLevels finds the tables, which badger shows nobody. Nil: this badger has none there.

@@ -79,3 +79,26 @@ func TestTablesAreLetGo(t *testing.T) {
 		t.Errorf("%d bytes of tables were resident after reads, and %d after those of level 0 were let go", again, mapped(t, files))
 	}
 }
+
+// Where most of what is mapped stays mapped, the store tries less and less often, and at once again when it is of use.
+func TestRestAfterLettingGo(t *testing.T) {
+	const much = 10 * residentMost
+	rest := time.Duration(residentEvery)
+	for want := 2 * rest; rest < residentRest; want = min(2*want, residentRest) {
+		if rest = nextRest(rest, much, much-much/8); rest != want {
+			t.Fatalf("rests for %v, want %v", rest, want)
+		}
+	}
+	for _, c := range []struct{ before, after int64 }{
+		{much, much / 2},
+		{2*residentMost + 1, 2 * residentMost}, // a small store: a compaction may map much at any moment
+		{residentMost + 1, residentMost},
+	} {
+		if got := nextRest(rest, c.before, c.after); got != residentEvery {
+			t.Errorf("from %d to %d bytes: rests for %v", c.before, c.after, got)
+		}
+	}
+	if got := nextRest(rest, much, much); got != residentRest {
+		t.Errorf("rests for %v at most, want %v", got, residentRest)
+	}
+}
