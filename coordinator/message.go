@@ -71,7 +71,17 @@ func decodeMerge(b []byte) (m mergeMessage, err error) {
 	return m, d.Done()
 }
 
+// encodeFsynced is the answer to a replica write. It is not to be changed: all of them share it.
 func encodeFsynced(fsynced bool) []byte {
+	if fsynced {
+		return repliedFsynced
+	}
+	return repliedStored
+}
+
+var repliedFsynced, repliedStored = makeFsynced(true), makeFsynced(false)
+
+func makeFsynced(fsynced bool) []byte {
 	e := wire.NewEncoder()
 	defer e.Free()
 	e.Array(2)

@@ -1,10 +1,12 @@
 package storage
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"slices"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/dgraph-io/badger/v4"
 
 	"github.com/dunlindb/dunlin/internal/wire"
@@ -28,6 +30,7 @@ type batch struct {
 // entry is a key's state in the course of a batch.
 type entry struct {
 	key        []byte // badger's
+	same       *entry // another of the batch, whose key has the same hash
 	k          Key
 	rec        vclock.Record
 	digest     vclock.Digest
@@ -56,28 +59,35 @@ type dropped struct {
 
 // entries are those of one batch, by key. The next batch of the shard uses the memory again: nobody may keep one.
 type entries struct {
-	byKey map[string]*entry
-	list  []*entry // all of byKey
-	spare []*entry // zero
+	byHash map[uint64]*entry
+	list   []*entry // all of byHash
+	spare  []*entry // zero
 }
 
 // mostSpare bounds what is kept of a large batch.
 const mostSpare = 128
 
-func (t *entries) of(key []byte) *entry { return t.byKey[string(key)] }
+func (t *entries) of(key []byte, hash uint64) *entry {
+	e := t.byHash[hash]
+	for e != nil && !bytes.Equal(e.key, key) {
+		e = e.same
+	}
+	return e
+}
 
-func (t *entries) add(e entry) *entry {
+func (t *entries) add(e entry, hash uint64) *entry {
 	var at *entry
 	if n := len(t.spare); n > 0 {
 		at, t.spare = t.spare[n-1], t.spare[:n-1]
 	} else {
 		at = new(entry)
 	}
-	*at = e
-	if t.byKey == nil {
-		t.byKey = make(map[string]*entry)
+	if t.byHash == nil {
+		t.byHash = make(map[uint64]*entry)
 	}
-	t.byKey[string(e.key)] = at
+	e.same = t.byHash[hash]
+	*at = e
+	t.byHash[hash] = at
 	t.list = append(t.list, at)
 	return at
 }
@@ -85,10 +95,10 @@ func (t *entries) add(e entry) *entry {
 // reset forgets all entries.
 func (t *entries) reset() {
 	if len(t.list) > mostSpare {
-		t.byKey, t.list, t.spare = nil, nil, nil
+		t.byHash, t.list, t.spare = nil, nil, nil
 		return
 	}
-	clear(t.byKey)
+	clear(t.byHash)
 	for _, e := range t.list {
 		*e = entry{}
 	}
@@ -157,14 +167,15 @@ func (b *batch) take(o *op) {
 
 // entry reads a key the first time that the batch needs it.
 func (b *batch) entry(o *op) *entry {
-	if e := b.entries.of(o.key); e != nil {
+	hash := xxhash.Sum64(o.key)
+	if e := b.entries.of(o.key, hash); e != nil {
 		return e
 	}
 	l, err := b.load(o)
 	e := b.entries.add(entry{
 		key: o.key, k: o.k, err: err, old: l.chunks, cold: true,
 		rec: l.record, digest: l.header.digest, incomplete: l.header.incomplete, corrupt: errors.Is(err, ErrCorrupt),
-	})
+	}, hash)
 	if l.found {
 		e.was = l.header.tally()
 	}

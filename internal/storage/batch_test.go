@@ -1,10 +1,13 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
 	"testing"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/dunlindb/dunlin/vclock"
 )
@@ -51,7 +54,7 @@ func TestBatchRefuses(t *testing.T) {
 			b := newBatch(s.shards[0])
 			if c.entry != nil {
 				c.entry.key = o.key
-				b.entries.add(*c.entry)
+				b.entries.add(*c.entry, xxhash.Sum64(o.key))
 			}
 			b.take(o)
 			if !errors.Is(o.err, c.want) || b.dirty != (c.want == nil) {
@@ -59,6 +62,33 @@ func TestBatchRefuses(t *testing.T) {
 			}
 			b.txn.Discard()
 			b.end()
+		}
+	}
+}
+
+// Keys of one hash have an entry each, and a batch after a large one none.
+func TestEntriesOfOneHash(t *testing.T) {
+	var all entries
+	const hash = 7
+	for _, n := range []int{3, mostSpare + 1, 3} {
+		for i := range n {
+			key := []byte{byte(i), byte(i >> 8)}
+			if all.of(key, hash) != nil {
+				t.Fatalf("of %d: entry %d is there before it is added", n, i)
+			}
+			all.add(entry{key: key}, hash)
+		}
+		for i, e := range all.list {
+			if key := []byte{byte(i), byte(i >> 8)}; all.of(key, hash) != e || !bytes.Equal(e.key, key) {
+				t.Fatalf("of %d: entry %d is another's", n, i)
+			}
+		}
+		if all.of([]byte("x"), hash) != nil || all.of(all.list[0].key, hash+1) != nil {
+			t.Fatalf("of %d: a key that was not added has an entry", n)
+		}
+		all.reset()
+		if all.of([]byte{0, 0}, hash) != nil || len(all.list) != 0 {
+			t.Fatalf("of %d: something is left", n)
 		}
 	}
 }
