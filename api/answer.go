@@ -91,7 +91,7 @@ func etagOf(ans vclock.Answer) string {
 		b = append(b, 0)
 	}
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:12])
+	return string(hex.AppendEncode(make([]byte, 0, 24), sum[:12]))
 }
 
 // read does a checked read, until ctx ends.

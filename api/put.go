@@ -183,7 +183,7 @@ func (a *api) finish(w http.ResponseWriter, r *http.Request, wr write, done func
 func (a *api) write(ctx context.Context, wr write) (written, *problem) {
 	ctx, cancel := a.working(ctx, wr.timeout)
 	defer cancel()
-	id := writeID(wr.idempotency, wr.identity()...)
+	id := wr.id()
 	if p := a.precondition(ctx, &wr, id); p != nil {
 		return written{}, wr.ofThisAttempt(p)
 	}
@@ -229,13 +229,16 @@ func (a *api) lookAgain(ctx context.Context, wr write, p *problem) {
 	}
 }
 
-// identity is what makes a write this one, for its Idempotency-Key.
-func (wr write) identity() [][]byte {
+// id names the write: by its Idempotency-Key and a hash of all that makes it this write, or at random.
+func (wr *write) id() vclock.WriteID {
+	if wr.idempotency == "" {
+		return randomID()
+	}
 	op := "put"
 	if wr.deleted {
 		op = "delete"
 	}
-	return [][]byte{[]byte(op), []byte(wr.bucket), []byte(wr.key), []byte(wr.contentType), wr.value}
+	return clientID(wr.idempotency, []byte(op), []byte(wr.bucket), []byte(wr.key), []byte(wr.contentType), wr.value)
 }
 
 // ofThisAttempt marks a problem of a write, and says where it speaks of one attempt of several.

@@ -31,14 +31,14 @@ func checkIdempotencyKey(s string) *problem {
 	return nil
 }
 
-// writeID names a request: by its Idempotency-Key and a hash of all that makes it this request, or at random.
-func writeID(idempotencyKey string, request ...[]byte) vclock.WriteID {
-	var id vclock.WriteID
-	if idempotencyKey == "" {
-		_, _ = rand.Read(id.Key[:]) // never fails
-		return id
-	}
-	id.Client = true
+func randomID() (id vclock.WriteID) {
+	_, _ = rand.Read(id.Key[:]) // never fails
+	return id
+}
+
+// clientID names a request by its Idempotency-Key and a hash of its parts.
+func clientID(idempotencyKey string, request ...[]byte) vclock.WriteID {
+	id := vclock.WriteID{Client: true}
 	key := sha256.Sum256([]byte(idempotencyKey))
 	copy(id.Key[:], key[:])
 	h := sha256.New()

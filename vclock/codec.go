@@ -50,7 +50,8 @@ func encodeVector(e *wire.Encoder, v VersionVector) {
 	}
 }
 
-func decodeVector(d *wire.Decoder, limit int) VersionVector {
+// decodeVector reads a vector of up to limit dots, into room if it is enough.
+func decodeVector(d *wire.Decoder, limit int, room VersionVector) VersionVector {
 	n := d.Array(2 * limit)
 	if n%2 != 0 {
 		d.Fail("odd version vector")
@@ -59,7 +60,10 @@ func decodeVector(d *wire.Decoder, limit int) VersionVector {
 	if n == 0 {
 		return nil
 	}
-	v := make(VersionVector, 0, n/2)
+	if cap(room) < n/2 {
+		room = make(VersionVector, 0, n/2)
+	}
+	v := room[:0:n/2] // who appends to one that others hold gets memory of its own
 	for range n / 2 {
 		dot := Dot{Actor: decodeActor(d), Counter: d.Uint()}
 		if d.Err() != nil {
@@ -116,11 +120,13 @@ func (s *Sibling) encode(e *wire.Encoder, context VersionVector) {
 // DecodeObject reads an object and checks its invariants. Values alias the decoder's input. Errors stick to d.
 func DecodeObject(d *wire.Decoder) Object {
 	var o Object
+	usual := new(usualObject)
 	d.ArrayOf(4)
 	if v := d.Uint(); d.Err() == nil && v != objectVersion {
 		d.Fail("object of an unknown version")
 	}
-	o.Context = decodeVector(d, maxVector)
+	o.Context = decodeVector(d, maxVector, usual.context[:])
+	o.Siblings = usual.siblings[:0]
 	for range d.Array(maxSiblings) {
 		s := decodeSibling(d, o.Context)
 		if d.Err() != nil {
@@ -131,6 +137,9 @@ func DecodeObject(d *wire.Decoder) Object {
 			return Object{}
 		}
 		o.Siblings = append(o.Siblings, s)
+	}
+	if len(o.Siblings) == 0 {
+		o.Siblings = nil
 	}
 	n := d.Array(3 * maxRetired)
 	if n%3 != 0 {
@@ -150,6 +159,12 @@ func DecodeObject(d *wire.Decoder) Object {
 		return Object{}
 	}
 	return o
+}
+
+// usualObject is what most objects need, in one piece of memory: a sibling, and a dot for each of three coordinators.
+type usualObject struct {
+	context  [3]Dot
+	siblings [1]Sibling
 }
 
 // contentType makes a string of b. Most values have one of a few types, whose text is shared.

@@ -161,3 +161,26 @@ func BenchmarkMerge(b *testing.B) {
 		}
 	})
 }
+
+// Whoever appends to what was decoded does not write to memory that others hold.
+func TestDecodedHasNoSpareRoom(t *testing.T) {
+	for dots := range 6 {
+		for siblings := range min(dots, 1) + 1 {
+			var o Object
+			for i := range dots {
+				dot := Dot{Actor: Actor{Node: [16]byte{byte(i + 1)}, Birth: Birth{Millis: 1, Rand: 1}}, Counter: 1}
+				o.Context = append(o.Context, dot)
+				if i < siblings {
+					o.Siblings = append(o.Siblings, Sibling{Dot: dot, Value: []byte("v"), ContentType: "text/plain"})
+				}
+			}
+			got, err := decoded(encoded(o))
+			if err != nil || !same(got, o) {
+				t.Fatalf("%d dots, %d siblings: %v, %v", dots, siblings, got, err)
+			}
+			if cap(got.Context) != dots || cap(got.Siblings) != siblings {
+				t.Errorf("%d dots, %d siblings: room for %d and %d", dots, siblings, cap(got.Context), cap(got.Siblings))
+			}
+		}
+	}
+}

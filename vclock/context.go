@@ -45,14 +45,13 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (s Scope) hash() [16]byte {
-	h := sha256.New()
-	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(len(s.Bucket)))
-	h.Write(s.Cluster[:])
-	h.Write(n[:])
-	h.Write([]byte(s.Bucket))
-	h.Write([]byte(s.Key))
-	return [16]byte(h.Sum(nil))
+	b := make([]byte, 0, 256) // enough for most
+	b = append(b, s.Cluster[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(len(s.Bucket)))
+	b = append(b, s.Bucket...)
+	b = append(b, s.Key...)
+	sum := sha256.Sum256(b)
+	return [16]byte(sum[:16])
 }
 
 // Token renders the context as the opaque text that clients carry.
@@ -69,11 +68,11 @@ func (c Context) Token(s Scope) string {
 		e.Raw(c.IDs[i].Key[:])
 		e.Raw(c.IDs[i].Body[:])
 	}
-	out := make([]byte, 5, 5+len(e.Bytes()))
+	out, text := make([]byte, 5, 256), make([]byte, 0, 384) // enough for most
 	out[0] = tokenVersion
 	out = append(out, e.Bytes()...)
 	binary.BigEndian.PutUint32(out[1:5], crc32.Checksum(out[5:], castagnoli))
-	return base64.RawURLEncoding.EncodeToString(out)
+	return string(base64.RawURLEncoding.AppendEncode(text, out))
 }
 
 // ParseToken reads a token that was given out for the same key of the same cluster.
@@ -91,7 +90,7 @@ func ParseToken(token string, s Scope) (Context, error) {
 	var c Context
 	d.ArrayOf(4)
 	d.Fixed(scope[:])
-	c.Vector = decodeVector(d, maxTokenClock)
+	c.Vector = decodeVector(d, maxTokenClock, nil)
 	c.Stamp = Stamp(d.Uint())
 	n := d.Array(2 * maxTokenIDs)
 	for i := 0; i+1 < n; i += 2 {

@@ -156,11 +156,11 @@ func TestWhatAnOperationCosts(t *testing.T) {
 		operation func()
 		most      cost
 	}{
-		"PUT of 1 KiB":       {func() { c.want("PUT", c.url(0, "/kv/b/small?w=3"), small, 204) }, cost{2 * (1<<10 + 200), 2, 3, 305}},
-		"GET of 1 KiB, r=2":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=2"), nil, 200) }, cost{100, 1, 0, 165}},
-		"GET of 1 KiB, r=1":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=1"), nil, 200) }, cost{0, 0, 0, 141}},
-		"GET of 64 KiB, r=2": {func() { c.want("GET", c.url(0, "/kv/b/large?r=2"), nil, 200) }, cost{100, 1, 0, 184}},
-		"PUT of 64 KiB":      {func() { c.want("PUT", c.url(0, "/kv/b/large?w=3"), large, 204) }, cost{2 * (64<<10 + 200), 2, 3, 336}},
+		"PUT of 1 KiB":       {func() { c.want("PUT", c.url(0, "/kv/b/small?w=3"), small, 204) }, cost{2 * (1<<10 + 200), 2, 3, 296}},
+		"GET of 1 KiB, r=2":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=2"), nil, 200) }, cost{100, 1, 0, 160}},
+		"GET of 1 KiB, r=1":  {func() { c.want("GET", c.url(0, "/kv/b/small?r=1"), nil, 200) }, cost{0, 0, 0, 138}},
+		"GET of 64 KiB, r=2": {func() { c.want("GET", c.url(0, "/kv/b/large?r=2"), nil, 200) }, cost{100, 1, 0, 175}},
+		"PUT of 64 KiB":      {func() { c.want("PUT", c.url(0, "/kv/b/large?w=3"), large, 204) }, cost{2 * (64<<10 + 200), 2, 3, 328}},
 	} {
 		got := c.of(x.operation, x.most)
 		t.Logf("%s: %+v", name, got)

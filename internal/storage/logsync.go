@@ -44,21 +44,8 @@ func openLogs(dir string) (*logSync, error) {
 			l.id = max(l.id, id)
 		}
 	}
-	l.at, err = l.open(l.id)
+	l.at, err = os.Open(l.path(l.id))
 	return l, err
-}
-
-// open opens a log that badger has just begun, and gives it its place on the disk, as far as badger fills it. It comes as
-// a file without blocks, which costs each page that is written, and each sync, the search for one.
-func (l *logSync) open(id int) (*os.File, error) {
-	f, err := os.OpenFile(l.path(id), os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	if info, err := f.Stat(); err == nil {
-		_ = allocate(f, info.Size()/2) // a memtable, see sizeForLogs; where it fails, the file is as it was
-	}
-	return f, nil
 }
 
 // path is what badger calls a log.
@@ -78,7 +65,7 @@ func (l *logSync) commit(txn *badger.Txn) error {
 
 // flush syncs what the last commit wrote. The lock is held.
 func (l *logSync) flush() error {
-	next, err := l.open(l.id + 1)
+	next, err := os.Open(l.path(l.id + 1))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return l.sync(l.at)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -115,28 +114,5 @@ func TestReadsWaitForTheSync(t *testing.T) {
 	}
 	if st, err := s.Peek(k); err != nil || !st.Record.Context.Covers(second) {
 		t.Errorf("after the write: %+v, %v", st.Record, err)
-	}
-}
-
-// A log has its place on the disk from the start, and when it is left by a killed process, the next one has memtables no
-// larger than after any kill.
-func TestLogsHaveTheirPlace(t *testing.T) {
-	path := t.TempDir()
-	probe, err := os.Create(filepath.Join(path, "probe"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = probe.Close() }()
-	if err := allocate(probe, 1<<20); err != nil || diskBytes(path, "") < 1<<20 {
-		t.Skipf("this file system does not take blocks ahead: %v", err)
-	}
-	s, _ := openTest(t, path, Options{})
-	put(t, s, Key{1, "b", "k"}, "v")
-	if n := diskBytes(filepath.Join(path, dataName), logExtension); n < memTableSize || n > memTableMost+1<<20 {
-		t.Errorf("the log takes %d bytes", n)
-	}
-	opt, err := sizeForLogs(badgerOptions(filepath.Join(path, dataName), Options{Logger: slog.New(slog.DiscardHandler)}))
-	if err != nil || opt.MemTableSize < memTableMost || opt.MemTableSize > memTableAfterKill {
-		t.Errorf("memtables after a kill: %d bytes, %v", opt.MemTableSize, err)
 	}
 }

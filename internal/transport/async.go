@@ -87,7 +87,9 @@ func (s *session) start(p *peer, r request, limit time.Duration, done func([]byt
 		return 0, true
 	}
 	// Not of the pool: a call that is lost between here and its push is over before it is queued.
-	c := &call{started: &started{p: p, request: r, due: time.Now().Add(limit), done: done}}
+	both := &startedCall{started: started{p: p, request: r, due: time.Now().Add(limit), done: done}}
+	c := &both.call
+	c.started = &both.started
 	id, dead := s.register(c)
 	if dead != nil {
 		return 0, false
@@ -117,6 +119,12 @@ type started struct {
 	request request
 	due     time.Time
 	done    func([]byte, error)
+}
+
+// startedCall is both in one piece of memory.
+type startedCall struct {
+	call    call
+	started started
 }
 
 // end tells the outcome of a call that was taken out of session.pending.
