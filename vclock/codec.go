@@ -63,7 +63,7 @@ func decodeVector(d *wire.Decoder, limit int, room VersionVector) VersionVector 
 	if cap(room) < n/2 {
 		room = make(VersionVector, 0, n/2)
 	}
-	v := room[:0:n/2] // who appends to one that others hold gets memory of its own
+	v := room[: 0 : n/2] // who appends to one that others hold gets memory of its own
 	for range n / 2 {
 		dot := Dot{Actor: decodeActor(d), Counter: d.Uint()}
 		if d.Err() != nil {
