@@ -17,7 +17,7 @@ const (
 	target = 10 * time.Millisecond
 	// leastEach is what is worked on for each processor whatever the waits are: other programs on the machine, or the
 	// collector of garbage, make everything wait as well. It is done in some ten milliseconds. With half of it, what was under
-	// way was too little for the store to write much at once, and a third less was done of an overload.
+	// way was too little for the store to write much at once, and a quarter less was done of an overload.
 	leastEach = 64
 	// calmest is how many thirty-seconds the limit goes up by at most.
 	calmest = 16
