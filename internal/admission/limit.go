@@ -16,8 +16,8 @@ const (
 	// make everybody wait, those who are refused as well.
 	target = 10 * time.Millisecond
 	// leastEach is what is worked on for each processor whatever the waits are: other programs on the machine, or the
-	// collector of garbage, make everything wait as well. It is done in some ten milliseconds. With half of it, what was under
-	// way was too little for the store to write much at once, and a quarter less was done of an overload.
+	// collector of garbage, make everything wait as well. It is done in some ten milliseconds. With half of it less was done of
+	// an overload (docs/benchmarks.md, Overload); why is not known.
 	leastEach = 64
 	// calmest is how many thirty-seconds the limit goes up by at most.
 	calmest = 16

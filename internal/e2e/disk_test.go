@@ -84,11 +84,12 @@ func TestDiskFull(t *testing.T) {
 		want(t, 404, "GET", f.nodes[(i+1)%3].url("/kv/disk/"+key+"?timeout=20s"), "")
 	}
 
-	// Make room, as an operator would: fewer files, a larger disk. The third node holds refused writes, too, up to 300 MiB
-	// in all, and a replica takes that only with about as much free, for compactions.
+	// Make room, as an operator would: fewer files, a larger disk. The third node holds refused writes, too, which are as many
+	// as it happens. The others are to store them, and a byte may come to need three of the disk, as the guard counts.
+	room := max(2*diskSize, 3*diskUse(t, f.nodes[2].dir))
 	for _, ballast := range ballasts {
 		disk := filepath.Dir(ballast)
-		need(t, "mount", unix.Mount("", disk, "", unix.MS_REMOUNT, fmt.Sprintf("size=%d", 4*diskSize)))
+		need(t, "mount", unix.Mount("", disk, "", unix.MS_REMOUNT, fmt.Sprintf("size=%d", room)))
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
@@ -116,6 +117,26 @@ func TestDiskFull(t *testing.T) {
 	for _, p := range f.nodes {
 		f.signal(p, syscall.SIGTERM)
 	}
+}
+
+// diskUse is how many bytes of the disk the files below a directory take.
+func diskUse(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		var st syscall.Stat_t
+		if err == nil {
+			err = syscall.Stat(path, &st)
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // a compaction removed it
+		}
+		n += st.Blocks * 512
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func diskValue(key string) string { return strings.Repeat(key+" ", diskValueSize/(len(key)+1)) }
