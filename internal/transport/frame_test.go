@@ -237,5 +237,6 @@ func FuzzServer(f *testing.F) {
 		<-in.done
 		tr.gate.close()
 		<-tr.gate.idle
+		tr.abort() // as Close does
 	})
 }

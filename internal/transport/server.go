@@ -151,7 +151,7 @@ func (in *inbound) request(f frame, size int) error {
 		in.t.gate.leave(size)
 		return fmt.Errorf("%w: request id %d is in use", wire.ErrMalformed, f.id)
 	}
-	go in.serve(&job{ctx, cancel, h, f, size})
+	in.t.workers.serve(in, &job{ctx, cancel, h, f, size})
 	return nil
 }
 
@@ -180,7 +180,7 @@ func (in *inbound) finish(id uint64) {
 	}
 }
 
-// serve runs one handler in its own goroutine, which holds its place in the gate until the answer is queued.
+// serve runs one handler, which holds its place in the gate until the answer is queued.
 func (in *inbound) serve(j *job) {
 	defer in.t.gate.leave(j.size)
 	defer in.finish(j.frame.id)

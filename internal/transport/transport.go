@@ -117,6 +117,7 @@ type Transport struct {
 	handlers map[string]Handler
 	early    map[string]Early
 	gate     *gate
+	workers  *workers
 
 	ctx     context.Context // ends when Close begins: listening, dials, handshakes, the watcher
 	stop    context.CancelFunc
@@ -133,7 +134,7 @@ type Transport struct {
 	shaking  int
 	warned   map[string]time.Time // per message
 
-	wg sync.WaitGroup // every goroutine but handlers, which the gate counts
+	wg sync.WaitGroup // every goroutine but workers: the gate counts those that serve, and the others end with serving
 }
 
 // New validates the options. It starts nothing.
@@ -154,6 +155,7 @@ func New(o Options) (*Transport, error) {
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	t.serving, t.abort = context.WithCancel(context.Background())
+	t.workers = newWorkers(t.serving.Done())
 	return t, nil
 }
 
