@@ -35,3 +35,17 @@ func limitMemory(log *slog.Logger) {
 		log.Info("the collector keeps memory below a limit", "op", "memory", "bytes", limit)
 	}
 }
+
+// memory is what this process may use: its container's, or the machine's; 0 if that is not known.
+func memory() uint64 {
+	least := uint64(math.MaxUint64)
+	for _, ask := range []memlimit.Provider{memlimit.FromCgroup, memlimit.FromSystem} {
+		if n, err := ask(); err == nil && n > 0 {
+			least = min(least, n)
+		}
+	}
+	if least == math.MaxUint64 {
+		return 0
+	}
+	return least
+}

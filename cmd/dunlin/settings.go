@@ -42,6 +42,8 @@ func (c *serveCmd) Run(ctx context.Context, s *streams) error {
 	}
 	log := logger(cfg, s.err)
 	limitMemory(log.With("node", cfg.Name))
+	cfg.Cache = config.Cache{Bytes: cfg.Cache.Of(memory())}
+	log.Info("records used lately are kept in memory", "op", "memory", "node", cfg.Name, "bytes", int64(cfg.Cache.Bytes))
 	for _, name := range strangeVariables(os.Environ()) {
 		log.Warn("environment variable is no setting; see dunlin serve --help", "node", cfg.Name, "variable", name)
 	}

@@ -42,7 +42,7 @@ type Config struct {
 
 	Durability string `name:"durability" env:"DUNLIN_DURABILITY" default:"fsync" placeholder:"fsync|os" group:"Storage" help:"When a write counts as stored: fsync = on the disk, os = handed to the operating system (survives a killed process, not a power cut)."`
 	MaxValue   Size   `name:"max-value" env:"DUNLIN_MAX_VALUE" default:"1MiB" placeholder:"SIZE" group:"Storage" help:"Largest value, at most 8MiB. A larger one is answered with 413."`
-	Cache      Size   `name:"cache" env:"DUNLIN_CACHE" default:"64MiB" placeholder:"SIZE" group:"Storage" help:"Memory for records that were used lately. 0 keeps none."`
+	Cache      Cache  `name:"cache" env:"DUNLIN_CACHE" default:"auto" placeholder:"SIZE|auto" group:"Storage" help:"Memory for records that were used lately. 0 keeps none. auto = a sixty-fourth of the machine's or the container's memory, from 64MiB to 1GiB."`
 	MinFree    Free   `name:"min-free" env:"DUNLIN_MIN_FREE" default:"auto" placeholder:"SIZE|PERCENT|auto" group:"Storage" help:"Free disk space below which this node refuses client writes (507), e.g. 1GiB or 5%. auto = the larger of these two, less on disks below 8GiB. More is kept free where the storage needs it."`
 
 	MaxInFlight    int           `name:"max-in-flight" env:"DUNLIN_MAX_IN_FLIGHT" default:"1024" group:"Limits" help:"HTTP requests worked on at once. More are answered with 503 and Retry-After."`
@@ -101,7 +101,7 @@ func Default() Config {
 		Partitions:     1024,
 		Durability:     DurabilityFsync,
 		MaxValue:       MiB,
-		Cache:          64 * MiB,
+		Cache:          Cache{Auto: true},
 		MinFree:        Free{Auto: true},
 		MaxInFlight:    1024,
 		DefaultTimeout: 5 * time.Second,

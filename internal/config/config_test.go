@@ -40,7 +40,7 @@ func TestValidateNamesFlagVariableAndRemedy(t *testing.T) {
 		{func(c *Config) { c.DefaultTimeout = time.Hour }, []string{"--default-timeout (DUNLIN_DEFAULT_TIMEOUT)", "1m0s"}},
 		{func(c *Config) { c.LeaveTimeout = 0 }, []string{"--leave-timeout (DUNLIN_LEAVE_TIMEOUT)", "1s..24h0m0s"}},
 		{func(c *Config) { c.LogFormat = "xml" }, []string{"--log-format (DUNLIN_LOG_FORMAT)", "text or json"}},
-		{func(c *Config) { c.Cache = 2 * TiB }, []string{"--cache (DUNLIN_CACHE)", "1TiB"}},
+		{func(c *Config) { c.Cache.Bytes = 2 * TiB }, []string{"--cache (DUNLIN_CACHE)", "1TiB"}},
 		{func(c *Config) { c.Pprof = "6060" }, []string{"--pprof (DUNLIN_PPROF)"}},
 		{func(c *Config) { c.Zone = "a b" }, []string{"--zone (DUNLIN_ZONE)"}},
 		{func(c *Config) { c.Cluster = "" }, []string{"--cluster (DUNLIN_CLUSTER)"}},
@@ -141,6 +141,50 @@ func TestFree(t *testing.T) {
 		var f Free
 		if err := f.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q was accepted as %v", text, f)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want Cache
+	}{
+		{"auto", Cache{Auto: true}},
+		{" Auto ", Cache{Auto: true}},
+		{"0", Cache{}},
+		{"96MiB", Cache{Bytes: 96 * MiB}},
+	} {
+		var got Cache
+		if err := got.UnmarshalText([]byte(c.text)); err != nil || got != c.want {
+			t.Errorf("%q: %+v, %v; want %+v", c.text, got, err, c.want)
+		}
+		var again Cache
+		if err := again.UnmarshalText([]byte(got.String())); err != nil || again != got {
+			t.Errorf("%q is written %q, which is read as %+v, %v", c.text, got, again, err)
+		}
+	}
+	for _, text := range []string{"", "much", "-1", "5%"} {
+		var got Cache
+		if err := got.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), "auto") {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	for _, c := range []struct {
+		cache  Cache
+		memory Size
+		want   Size
+	}{
+		{Cache{Auto: true}, 0, 64 * MiB},
+		{Cache{Auto: true}, 192 * MiB, 64 * MiB},
+		{Cache{Auto: true}, 16 * GiB, 256 * MiB},
+		{Cache{Auto: true}, 24105 * MiB, 376 * MiB},
+		{Cache{Auto: true}, TiB, GiB},
+		{Cache{}, 16 * GiB, 0},
+		{Cache{Bytes: 2 * GiB}, GiB, 2 * GiB},
+	} {
+		if got := c.cache.Of(uint64(c.memory)); got != c.want {
+			t.Errorf("%v of %v is %v, want %v", c.cache, c.memory, got, c.want)
 		}
 	}
 }

@@ -157,6 +157,51 @@ func (f Free) Of(total int64) int64 {
 	return int64(f.Bytes)
 }
 
+// Cache is the memory for records that were used lately.
+type Cache struct {
+	Auto  bool // a share of what there is
+	Bytes Size
+}
+
+// What Auto is at least and at most.
+const (
+	cacheLeast = 64 * MiB
+	cacheMost  = GiB
+	cacheShare = 64 // the part of it: one of so many
+)
+
+// UnmarshalText accepts auto and a Size.
+func (c *Cache) UnmarshalText(text []byte) error {
+	if strings.ToLower(strings.TrimSpace(string(text))) == "auto" {
+		*c = Cache{Auto: true}
+		return nil
+	}
+	var s Size
+	if err := s.UnmarshalText(text); err != nil {
+		return fmt.Errorf("%q is no amount of memory; use e.g. 64MiB, 1GiB, 0 or auto", text)
+	}
+	*c = Cache{Bytes: s}
+	return nil
+}
+
+// String is the form that UnmarshalText accepts.
+func (c Cache) String() string {
+	if c.Auto {
+		return "auto"
+	}
+	return c.Bytes.String()
+}
+
+// Of returns the bytes to keep where a node may use so much memory; 0: it is not known how much. Auto is a sixty-fourth of it
+// in whole MiB, from 64 MiB to 1 GiB.
+func (c Cache) Of(memory uint64) Size {
+	if !c.Auto {
+		return c.Bytes
+	}
+	share := Size(min(memory/cacheShare, uint64(cacheMost))) / MiB * MiB
+	return max(share, cacheLeast)
+}
+
 // Seed is a gossip address to start with, and the name of the node there when
 // it is a founder.
 type Seed struct {

@@ -80,7 +80,7 @@ func (c Config) Validate() error {
 		{"partitions", checkPartitions(c.Partitions)},
 		{"durability", checkWord(c.Durability, DurabilityFsync, DurabilityOS)},
 		{"max-value", checkMaxValue(c.MaxValue)},
-		{"cache", checkCache(c.Cache)},
+		{"cache", checkCache(c.Cache.Bytes)},
 		{"max-in-flight", checkRange(c.MaxInFlight, 1, maxInFlight)},
 		{"default-timeout", checkTimeout(c.DefaultTimeout)},
 		{"pprof", checkPprof(c.Pprof)},

@@ -186,7 +186,7 @@ func (n *Node) openStore(context.Context) error {
 func (n *Node) storeOptions() storage.Options {
 	o := storage.Options{
 		Limits: vclock.DefaultLimits(int(n.cfg.MaxValue)), Logger: n.log, Metrics: n.registry, Now: n.deps.Now,
-		MinFree: n.minFree(), Partitions: n.cfg.Partitions, CacheBytes: int64(n.cfg.Cache),
+		MinFree: n.minFree(), Partitions: n.cfg.Partitions, CacheBytes: int64(n.cfg.Cache.Of(0)),
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = -1

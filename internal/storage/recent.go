@@ -15,6 +15,8 @@ const (
 	recentStripes = 16
 	// recentOverhead is what a record takes in memory beside its bytes: its slot and its place in the index.
 	recentOverhead = 80
+	// maxTouched bounds the keys of a stripe that may change while it is filled.
+	maxTouched = 1 << 16
 )
 
 // recent keeps the records that were used lately: half of the work of a small read, and a third of that of a
@@ -28,6 +30,9 @@ const (
 // commits a change tells it after badger shows the change, and before the change is acknowledged. What a reader has read
 // from badger is kept only if nothing of the same stripe was told meanwhile. It never has what is incomplete, in pieces,
 // or corrupt, nor that a key is absent. Who finds damage on the disk tells it, too, so that the record is healed.
+//
+// The count of all records after Open reads each, and fills it with them as far as there is room, so that a node is not slow
+// after a restart. Its snapshot is older than the first write: a key of which anything was told since then is left out.
 type recent struct {
 	stripes [recentStripes]recentStripe
 	hits    prometheus.Counter
@@ -43,6 +48,9 @@ type recentStripe struct {
 	bytes int64
 	limit int64
 	told  uint64 // counts what was told
+	// touched are the hashes of the keys of which something was told since the store was opened; nil: it is not filled
+	// any more.
+	touched map[uint64]struct{}
 }
 
 type recentSlot struct {
@@ -62,6 +70,7 @@ func newRecent(limit int64) *recent {
 		st := &c.stripes[i]
 		st.limit = limit / recentStripes
 		st.clear()
+		st.touched = make(map[uint64]struct{})
 	}
 	return c
 }
@@ -131,7 +140,7 @@ func (c *recent) tell(key, value []byte, cold bool) {
 	st, hash := c.stripe(key)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.told++
+	st.tell(hash)
 	if !cold || st.at(key, hash) != 0 {
 		st.set(key, value, hash)
 	}
@@ -142,12 +151,37 @@ func (c *recent) forget(key []byte) bool {
 	st, hash := c.stripe(key)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.told++
+	st.tell(hash)
 	i := st.at(key, hash)
 	if i != 0 {
 		st.remove(i)
 	}
 	return i != 0
+}
+
+// fill takes what the snapshot shows that was begun before the first write, if there is room for it.
+func (c *recent) fill(key, value []byte) (kept bool) {
+	st, hash := c.stripe(key)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if _, told := st.touched[hash]; told || st.touched == nil || st.index[hash] != 0 {
+		return false
+	}
+	if size := int64(len(key) + len(value)); st.bytes+size+size/8+recentOverhead > st.limit { // the allocator gives an eighth more at most
+		return false
+	}
+	st.set(key, value, hash)
+	return st.index[hash] != 0
+}
+
+// filled ends it.
+func (c *recent) filled() {
+	for i := range c.stripes {
+		st := &c.stripes[i]
+		st.mu.Lock()
+		st.touched = nil
+		st.mu.Unlock()
+	}
 }
 
 // clear is told that all keys may.
@@ -157,6 +191,7 @@ func (c *recent) clear() {
 		st.mu.Lock()
 		st.told++
 		st.clear()
+		st.touched = nil // the snapshot may show what was dropped
 		st.mu.Unlock()
 	}
 }
@@ -178,6 +213,17 @@ func (l *loaded) cacheable() bool {
 
 func (st *recentStripe) clear() {
 	st.index, st.slots, st.free, st.bytes = make(map[uint64]int32), make([]recentSlot, 1), 0, 0
+}
+
+// tell notes that something was told of a key.
+func (st *recentStripe) tell(hash uint64) {
+	st.told++
+	if st.touched == nil {
+		return
+	}
+	if st.touched[hash] = struct{}{}; len(st.touched) > maxTouched {
+		st.touched = nil
+	}
 }
 
 // at returns a key's slot, or 0.

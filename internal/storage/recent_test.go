@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // What is kept in memory is what the disk has, whatever was done at once: writes, failing commits, removals, and reads
@@ -68,6 +71,116 @@ func TestTheCacheShowsWhatTheDiskShows(t *testing.T) {
 	}
 	if s.recent.size() == 0 {
 		t.Error("nothing was kept")
+	}
+}
+
+// fillAnew begins what Open does: the snapshot is older than any write from now on.
+func fillAnew(s *Store) *badger.Txn {
+	s.recent.clear()
+	for i := range s.recent.stripes {
+		st := &s.recent.stripes[i]
+		st.mu.Lock()
+		st.touched = make(map[uint64]struct{})
+		st.mu.Unlock()
+	}
+	return s.transaction(false)
+}
+
+// fillFrom fills the cache by a snapshot, as the count of all records does, and returns how many it took.
+func fillFrom(s *Store, before *badger.Txn) (kept int, err error) {
+	defer before.Discard()
+	c := s.newCensus(before, s.groups(), []byte{spaceObject})
+	defer c.it.Close()
+	c.fills = true
+	_, err = c.count(context.Background(), []byte{spaceObject}, -1)
+	return c.kept, err
+}
+
+// What the count of all records keeps in memory is what the disk has, whatever is written, fails, is removed and dropped before
+// and while it comes to it.
+func TestTheCacheIsFilledWithWhatTheDiskShows(t *testing.T) {
+	var failing atomic.Bool
+	var n atomic.Int32
+	o := Options{Durability: OS, Shards: 2, Partitions: 4, Commit: func(commit func() error) error {
+		switch {
+		case failing.Load() && n.Add(1)%8 == 1:
+			return errDisk
+		case failing.Load() && n.Load()%8 == 5:
+			return errors.Join(commit(), errDisk)
+		}
+		return commit()
+	}}
+	s, _ := openTest(t, t.TempDir(), o)
+	<-s.forest.built
+	kept := 0
+	for round := range 40 {
+		before := fillAnew(s)
+		failing.Store(true)
+		writes := round % 20
+		if round%3 == 0 { // all of them are before
+			writeAtOnce(t, s, false, writes)
+			writes = 0
+		}
+		if round%5 == 4 { // all that the snapshot shows of a partition is gone
+			writeAtOnce(t, s, false, writes)
+			failing.Store(false)
+			if err := s.Drop(t.Context(), []int{round % 4}); err != nil {
+				t.Fatal(err)
+			}
+			writes = 0
+		}
+		var filling sync.WaitGroup
+		filling.Go(func() {
+			k, err := fillFrom(s, before)
+			if kept += k; err != nil {
+				t.Error(err)
+			}
+		})
+		writeAtOnce(t, s, false, writes)
+		failing.Store(false)
+		filling.Wait()
+		s.recent.filled()
+		for p := range 5 {
+			for i := range 60 {
+				sawSame(t, s, Key{p, "b", fmt.Sprint("key", i)})
+			}
+		}
+	}
+	if kept == 0 {
+		t.Error("nothing was kept")
+	}
+}
+
+// A restarted store has its records in memory once it has counted them, as far as there is room.
+func TestTheCacheIsFilledAtTheStart(t *testing.T) {
+	const keys = 500
+	path := t.TempDir()
+	o := Options{Durability: OS, Partitions: 4, CacheBytes: 4 << 20}
+	s, d := openTest(t, path, o)
+	key := func(i int) Key { return Key{i % 4, "b", fmt.Sprint(i)} }
+	for i := range keys {
+		put(t, s, key(i), strings.Repeat("v", 1000))
+	}
+	large := Key{1, "b", "large"}
+	put(t, s, large, strings.Repeat("v", inlineMax+1))
+	closeTest(t, s, d)
+	s, d = openTest(t, path, o)
+	<-s.forest.built
+	for i := range keys {
+		if _, found := s.Recent(key(i)); !found {
+			t.Fatalf("key %d is not in memory", i)
+		}
+		sawSame(t, s, key(i))
+	}
+	if _, found := s.Recent(large); found {
+		t.Error("a record in pieces is in memory")
+	}
+	closeTest(t, s, d)
+	o.CacheBytes = 256 << 10
+	s, _ = openTest(t, path, o)
+	<-s.forest.built
+	if n := s.recent.size(); n > o.CacheBytes || n < o.CacheBytes/2 {
+		t.Errorf("%d bytes are kept, of %d", n, o.CacheBytes)
 	}
 }
 

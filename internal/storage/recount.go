@@ -20,6 +20,8 @@ type census struct {
 	g       *groups
 	read    int
 	corrupt int
+	fills   bool // the records in memory, too: the snapshot is older than the first write
+	kept    int  // of them
 }
 
 func (s *Store) newCensus(txn *badger.Txn, g *groups, prefix []byte) *census {
@@ -64,7 +66,14 @@ func (c *census) count(ctx context.Context, prefix []byte, only int) (sums map[i
 func (c *census) add(sums map[int]*[Leaves]sum, key []byte) error {
 	var is tally
 	err := c.it.Item().Value(func(v []byte) error {
-		is = recordTally(key, v)
+		h, _, err := decodeHeader(key, v)
+		if err != nil {
+			is = tally{found: true, corrupt: true}
+			return nil
+		}
+		if is = h.tally(); c.fills && !h.incomplete && !h.chunked && c.s.recent.fill(key, v) {
+			c.kept++
+		}
 		return nil
 	})
 	switch {
@@ -167,18 +176,20 @@ func (s *Store) plant(before *badger.Txn) {
 func (s *Store) build(before *badger.Txn) {
 	defer before.Discard()
 	defer close(s.forest.built)
+	defer s.recent.filled()
 	if s.opt.Partitions == 0 {
 		return
 	}
 	c := s.newCensus(before, s.groups(), []byte{spaceObject})
 	defer c.it.Close()
+	c.fills = true
 	begin := time.Now()
 	for slice := range s.opt.Partitions {
 		if !s.buildOne(c, slice) {
 			return
 		}
 	}
-	s.log.Info("counted all partitions", "op", "build", "records", c.read, "corrupt", c.corrupt, "took", time.Since(begin))
+	s.log.Info("counted all partitions", "op", "build", "records", c.read, "corrupt", c.corrupt, "kept", c.kept, "took", time.Since(begin))
 }
 
 // buildOne counts the partitions of the next slice of a build; false: it cannot go on. The groups do not change before
