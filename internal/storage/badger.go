@@ -41,7 +41,6 @@ func badgerOptions(path string, o Options) badger.Options {
 		WithDetectConflicts(false).
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
-		WithIndexCacheSize(32 << 20).
 		WithChecksumVerificationMode(options.OnTableRead).
 		WithMemTableSize(drawMemTableSize(memTableSize, memTableMost)).
 		WithNumMemtables(3).

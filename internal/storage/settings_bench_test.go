@@ -54,6 +54,15 @@ var settings = []struct {
 		return o.WithBaseLevelSize(10 << 20).WithBlockSize(4 << 10)
 	}},
 	{name: "level-tables", tune: func(o badger.Options) badger.Options { o.TableSizeMultiplier = 1; return o }},
+	{name: "fan-out5", tune: func(o badger.Options) badger.Options { return o.WithLevelSizeMultiplier(5) }},
+	{name: "fan-out4-tables", tune: func(o badger.Options) badger.Options {
+		o.TableSizeMultiplier = 1
+		return o.WithLevelSizeMultiplier(4)
+	}},
+	{name: "base512", tune: func(o badger.Options) badger.Options { return o.WithBaseLevelSize(512 << 20) }},
+	{name: "base512-level0-12", tune: func(o badger.Options) badger.Options {
+		return o.WithBaseLevelSize(512 << 20).WithNumLevelZeroTables(12)
+	}},
 	{name: "compactors4", tune: func(o badger.Options) badger.Options { return o.WithNumCompactors(4) }},
 	{name: "gogc200", env: "GOGC=200"},
 	{name: "gogc400", env: "GOGC=400"},
