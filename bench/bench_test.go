@@ -63,6 +63,12 @@ func TestInsertKeepsTheRest(t *testing.T) {
 	if err := insert(os.DevNull, "bench", "new"); err == nil {
 		t.Error("a file without marks is written")
 	}
+	for _, mode := range []string{"--rounds=1", "--overload", "--growth"} {
+		// Else the test would measure for minutes.
+		if err := run(t.Context(), []string{mode, "--write", os.DevNull}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "has no lines") {
+			t.Errorf("%s: a file without marks is noticed when all was measured: %v", mode, err)
+		}
+	}
 }
 
 // A report that was written is rendered again without measuring.

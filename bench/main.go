@@ -217,26 +217,31 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if s.write != "" { // before minutes of measuring
+		if _, _, err := around(s.write, s.section()); err != nil {
+			return err
+		}
+	}
 	if s.healing {
 		h, err := measureHealing(ctx, s, progress)
 		if err != nil {
 			return err
 		}
-		return publish(s, h, h.markdown(), "healing", out)
+		return publish(s, h, h.markdown(), out)
 	}
 	if s.join {
 		j, err := measureJoins(ctx, s, progress)
 		if err != nil {
 			return err
 		}
-		return publish(s, j, j.markdown(), "join", out)
+		return publish(s, j, j.markdown(), out)
 	}
 	if s.profile {
 		p, err := measureProfiles(ctx, s, progress)
 		if err != nil {
 			return err
 		}
-		return publish(s, p, p.markdown(), "profile", out)
+		return publish(s, p, p.markdown(), out)
 	}
 	if s.growth {
 		g, err := measureGrowth(ctx, s, progress)
@@ -246,28 +251,28 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		if err := g.save(s.plot); err != nil {
 			return err
 		}
-		return publish(s, g, g.markdown(), "growth", out)
+		return publish(s, g, g.markdown(), out)
 	}
 	if s.frozen {
 		f, err := measureFrozen(ctx, s, progress)
 		if err != nil {
 			return err
 		}
-		return publish(s, f, f.markdown(), "frozen", out)
+		return publish(s, f, f.markdown(), out)
 	}
 	if s.overload {
 		o, err := measureOverload(ctx, s, progress)
 		if err != nil {
 			return err
 		}
-		return publish(s, o, o.markdown(), "overload", out)
+		return publish(s, o, o.markdown(), out)
 	}
 	if s.worn {
 		w, err := measureWorn(ctx, s, progress)
 		if err != nil {
 			return err
 		}
-		return publish(s, w, w.markdown(), "worn", out)
+		return publish(s, w, w.markdown(), out)
 	}
 	var r *report
 	if s.from != "" {
@@ -278,11 +283,32 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return publish(s, r, r.markdown(), "bench", out)
+	return publish(s, r, r.markdown(), out)
+}
+
+// section is what the text of these measurements is called.
+func (s settings) section() string {
+	switch {
+	case s.healing:
+		return "healing"
+	case s.join:
+		return "join"
+	case s.profile:
+		return "profile"
+	case s.growth:
+		return "growth"
+	case s.frozen:
+		return "frozen"
+	case s.overload:
+		return "overload"
+	case s.worn:
+		return "worn"
+	}
+	return "bench"
 }
 
 // publish writes what was measured as JSON, and its text into a file or to out.
-func publish(s settings, measured any, text, section string, out io.Writer) error {
+func publish(s settings, measured any, text string, out io.Writer) error {
 	if s.out != "" {
 		b, err := json.MarshalIndent(measured, "", " ")
 		if err != nil {
@@ -293,7 +319,7 @@ func publish(s settings, measured any, text, section string, out io.Writer) erro
 		}
 	}
 	if s.write != "" {
-		return insert(s.write, section, text)
+		return insert(s.write, s.section(), text)
 	}
 	_, err := io.WriteString(out, text)
 	return err
@@ -408,17 +434,26 @@ func marks(section string) (begin, end string) {
 	return "<!-- " + section + ": begin -->", "<!-- " + section + ": end -->"
 }
 
-// insert puts text between the marks of the file.
-func insert(path, section, text string) error {
+// around returns what stands before and after the text of a section in a file, with its marks.
+func around(path, section string) (before, after string, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("--write: %w", err)
+		return "", "", fmt.Errorf("--write: %w", err)
 	}
 	begin, end := marks(section)
 	before, rest, ok := strings.Cut(string(b), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("--write: %s has no lines %s and %s", path, begin, end)
+		return "", "", fmt.Errorf("--write: %s has no lines %s and %s", path, begin, end)
 	}
-	return os.WriteFile(path, []byte(before+begin+"\n\n"+text+"\n"+end+after), 0o644)
+	return before + begin, end + after, nil
+}
+
+// insert puts text between the marks of the file.
+func insert(path, section, text string) error {
+	before, after, err := around(path, section)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(before+"\n\n"+text+"\n"+after), 0o644)
 }
