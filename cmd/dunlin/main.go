@@ -47,7 +47,7 @@ type streams struct {
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
-		wakeMonitor()
+		tuneRuntime()
 	}
 	ctx, stop := signals()
 	code := run(ctx, os.Args[1:], &streams{in: os.Stdin, out: os.Stdout, err: os.Stderr})
