@@ -222,68 +222,42 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			return err
 		}
 	}
-	if s.healing {
-		h, err := measureHealing(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		return publish(s, h, h.markdown(), out)
-	}
-	if s.join {
-		j, err := measureJoins(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		return publish(s, j, j.markdown(), out)
-	}
-	if s.profile {
-		p, err := measureProfiles(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		return publish(s, p, p.markdown(), out)
-	}
-	if s.growth {
-		g, err := measureGrowth(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		if err := g.save(s.plot); err != nil {
-			return err
-		}
-		return publish(s, g, g.markdown(), out)
-	}
-	if s.frozen {
-		f, err := measureFrozen(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		return publish(s, f, f.markdown(), out)
-	}
-	if s.overload {
-		o, err := measureOverload(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		return publish(s, o, o.markdown(), out)
-	}
-	if s.worn {
-		w, err := measureWorn(ctx, s, progress)
-		if err != nil {
-			return err
-		}
-		return publish(s, w, w.markdown(), out)
-	}
-	var r *report
-	if s.from != "" {
-		r, err = read(s.from)
-	} else {
-		r, err = measure(ctx, s, progress)
-	}
+	m, err := s.measure(ctx, progress)
 	if err != nil {
 		return err
 	}
-	return publish(s, r, r.markdown(), out)
+	if g, ok := m.(*growth); ok {
+		if err := g.save(s.plot); err != nil {
+			return err
+		}
+	}
+	return publish(s, m, out)
+}
+
+// results are shown as JSON, and as text.
+type results interface{ markdown() string }
+
+func (s settings) measure(ctx context.Context, progress io.Writer) (results, error) {
+	switch s.section() {
+	case "healing":
+		return measureHealing(ctx, s, progress)
+	case "join":
+		return measureJoins(ctx, s, progress)
+	case "profile":
+		return measureProfiles(ctx, s, progress)
+	case "growth":
+		return measureGrowth(ctx, s, progress)
+	case "frozen":
+		return measureFrozen(ctx, s, progress)
+	case "overload":
+		return measureOverload(ctx, s, progress)
+	case "worn":
+		return measureWorn(ctx, s, progress)
+	}
+	if s.from != "" {
+		return read(s.from)
+	}
+	return measure(ctx, s, progress)
 }
 
 // section is what the text of these measurements is called.
@@ -308,9 +282,9 @@ func (s settings) section() string {
 }
 
 // publish writes what was measured as JSON, and its text into a file or to out.
-func publish(s settings, measured any, text string, out io.Writer) error {
+func publish(s settings, m results, out io.Writer) error {
 	if s.out != "" {
-		b, err := json.MarshalIndent(measured, "", " ")
+		b, err := json.MarshalIndent(m, "", " ")
 		if err != nil {
 			return err
 		}
@@ -319,9 +293,9 @@ func publish(s settings, measured any, text string, out io.Writer) error {
 		}
 	}
 	if s.write != "" {
-		return insert(s.write, s.section(), text)
+		return insert(s.write, s.section(), m.markdown())
 	}
-	_, err := io.WriteString(out, text)
+	_, err := io.WriteString(out, m.markdown())
 	return err
 }
 
