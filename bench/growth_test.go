@@ -31,7 +31,7 @@ func TestGrowthFlags(t *testing.T) {
 			t.Errorf("%s: %d keys, %v", args, s.Keys, err)
 		}
 	}
-	for _, args := range []string{"--growth --join", "--growth --series weight", "--plot x.png"} {
+	for _, args := range []string{"--growth --join", "--overload --from x.json", "--growth --series weight", "--plot x.png"} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil {
 			t.Errorf("%s passes", args)
 		}

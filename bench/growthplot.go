@@ -62,7 +62,7 @@ func (s *series) panel(what string) (image.Image, error) {
 	get := chart.ContinuousSeries{Name: "GET, newest", Style: curveStyle(chart.ColorOrange)}
 	for _, p := range s.Points {
 		x := math.Log10(float64(p.X)) // go-chart's own logarithmic axis is none below 1
-		ticks = append(ticks, chart.Tick{Value: x, Label: count(p.X)})
+		ticks = append(ticks, chart.Tick{Value: x, Label: short(p.X)})
 		for load, c := range map[string]*chart.ContinuousSeries{loadPut: &put, loadGet: &get} {
 			y := median(p.of(load, cpuOf))
 			top = max(top, y)
@@ -85,6 +85,17 @@ func (s *series) panel(what string) (image.Image, error) {
 		return nil, err
 	}
 	return out.Image()
+}
+
+// short is a label that leaves room for its neighbours: 2M.
+func short(n int) string {
+	switch {
+	case n > 0 && n%1_000_000 == 0:
+		return count(n/1_000_000) + "M"
+	case n > 0 && n%1000 == 0:
+		return count(n/1000) + "k"
+	}
+	return count(n)
 }
 
 func curveStyle(colour drawing.Color) chart.Style {

@@ -131,7 +131,7 @@ func parse(args []string, w io.Writer) (settings, error) {
 	f.StringVar(&s.data, "data", "", "directory for the servers' data; default: a temporary one, removed in the end")
 	f.StringVar(&s.out, "out", "", "write all measurements to this file as JSON")
 	f.StringVar(&s.write, "write", "", "put the tables between the marks of this Markdown file")
-	f.StringVar(&s.from, "from", "", "measure nothing, take the measurements of this file")
+	f.StringVar(&s.from, "from", "", "measure nothing, take the measurements of this file (--out), of servers or of --growth")
 	f.BoolVar(&s.healing, "healing", false, "measure how Dunlin's replicas are kept equal and filled")
 	f.BoolVar(&s.join, "join", false, "measure how a fifth node joins four of Dunlin, and leaves")
 	f.BoolVar(&s.profile, "profile", false, "measure where the CPU of Dunlin's operations goes")
@@ -153,8 +153,8 @@ func parse(args []string, w io.Writer) (settings, error) {
 		return s, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	case s.Rounds < 1:
 		return s, fmt.Errorf("--rounds: %d is less than 1", s.Rounds)
-	case s.modes() > 1 || s.modes() == 1 && (s.Rate <= 0 || s.from != "" || s.only != ""):
-		return s, errors.New("--healing, --join, --profile, --growth, --frozen, --overload, --worn: need a --rate, and are not for each other, --from or --servers")
+	case s.modes() > 1 || s.modes() == 1 && (s.Rate <= 0 || s.only != "" || s.from != "" && !s.growth):
+		return s, errors.New("--healing, --join, --profile, --growth, --frozen, --overload, --worn: need a --rate, and are not for each other, --servers or (but --growth) --from")
 	case s.Flood < time.Second:
 		return s, fmt.Errorf("--flood: %v is less than a second", s.Flood)
 	case s.Window < time.Second:
@@ -246,6 +246,13 @@ func (s settings) measure(ctx context.Context, progress io.Writer) (results, err
 	case "profile":
 		return measureProfiles(ctx, s, progress)
 	case "growth":
+		if s.from != "" {
+			g, err := read[growth](s.from)
+			if err == nil {
+				g.Settings.plot = s.plot
+			}
+			return g, err
+		}
 		return measureGrowth(ctx, s, progress)
 	case "frozen":
 		return measureFrozen(ctx, s, progress)
@@ -255,7 +262,7 @@ func (s settings) measure(ctx context.Context, progress io.Writer) (results, err
 		return measureWorn(ctx, s, progress)
 	}
 	if s.from != "" {
-		return read(s.from)
+		return read[report](s.from)
 	}
 	return measure(ctx, s, progress)
 }
@@ -299,12 +306,12 @@ func publish(s settings, m results, out io.Writer) error {
 	return err
 }
 
-func read(path string) (*report, error) {
+func read[T any](path string) (*T, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("--from: %w", err)
 	}
-	r := &report{}
+	r := new(T)
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("--from: %s: %w", path, err)
 	}
