@@ -340,7 +340,7 @@ func parameters(t *testing.T, f *flock) {
 		"r": {"0", "-1", "4", "x", ""}, "R": {"0", "4"}, "pr": {"-1", "4", "x"}, "sloppy": {"x"}, "timeout": {"61s"},
 		"w": {"1"}, "ttl": {"1s"}, "n": {"3"},
 	}
-	want(t, 204, "PUT", f.nodes[0].url("/kv/par/k"), "keep")
+	want(t, 204, "PUT", f.nodes[0].url("/kv/par/k?w=all"), "keep") // on all, since it is read with R=one, too
 	for _, p := range f.nodes {
 		refused := func(method, path, name, value string) {
 			t.Helper()
