@@ -20,8 +20,8 @@ type census struct {
 	g       *groups
 	read    int
 	corrupt int
-	fills   bool // the records in memory, too: the snapshot is older than the first write
-	kept    int  // of them
+	fills   bool // what is kept in memory, too: the snapshot is older than the first write
+	kept    int  // records that it filled it with
 }
 
 func (s *Store) newCensus(txn *badger.Txn, g *groups, prefix []byte) *census {

@@ -13,13 +13,9 @@ import (
 
 // goroutine tells who runs: "goroutine 17".
 func goroutine() string {
-	line, _, _ := bytes.Cut(debugStack(), []byte(" ["))
-	return string(line)
-}
-
-func debugStack() []byte {
 	b := make([]byte, 64)
-	return b[:runtime.Stack(b, false)]
+	line, _, _ := bytes.Cut(b[:runtime.Stack(b, false)], []byte(" ["))
+	return string(line)
 }
 
 func TestWorkersServeOneAfterTheOther(t *testing.T) {
