@@ -177,8 +177,8 @@ func given(f *flag.FlagSet, name string) (set bool) {
 
 // modes counts the other things to measure that are asked for.
 func (s settings) modes() (n int) {
-	for _, asked := range []bool{s.healing, s.join, s.profile, s.growth, s.frozen, s.overload, s.worn} {
-		if asked {
+	for _, m := range modes {
+		if m.asked(s) {
 			n++
 		}
 	}
@@ -218,11 +218,11 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	if s.write != "" { // before minutes of measuring
-		if _, _, err := around(s.write, s.section()); err != nil {
+		if _, _, err := around(s.write, s.mode().section); err != nil {
 			return err
 		}
 	}
-	m, err := s.measure(ctx, progress)
+	m, err := s.mode().measure(ctx, s, progress)
 	if err != nil {
 		return err
 	}
@@ -237,55 +237,53 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 // results are shown as JSON, and as text.
 type results interface{ markdown() string }
 
-func (s settings) measure(ctx context.Context, progress io.Writer) (results, error) {
-	switch s.section() {
-	case "healing":
-		return measureHealing(ctx, s, progress)
-	case "join":
-		return measureJoins(ctx, s, progress)
-	case "profile":
-		return measureProfiles(ctx, s, progress)
-	case "growth":
-		if s.from != "" {
-			g, err := read[growth](s.from)
-			if err == nil {
-				g.Settings.plot = s.plot
-			}
-			return g, err
-		}
-		return measureGrowth(ctx, s, progress)
-	case "frozen":
-		return measureFrozen(ctx, s, progress)
-	case "overload":
-		return measureOverload(ctx, s, progress)
-	case "worn":
-		return measureWorn(ctx, s, progress)
-	}
-	if s.from != "" {
-		return read[report](s.from)
-	}
-	return measure(ctx, s, progress)
+// mode is a thing to measure, but for servers beside each other.
+type mode struct {
+	section string // what its text is called
+	asked   func(s settings) bool
+	measure func(ctx context.Context, s settings, progress io.Writer) (results, error)
 }
 
-// section is what the text of these measurements is called.
-func (s settings) section() string {
-	switch {
-	case s.healing:
-		return "healing"
-	case s.join:
-		return "join"
-	case s.profile:
-		return "profile"
-	case s.growth:
-		return "growth"
-	case s.frozen:
-		return "frozen"
-	case s.overload:
-		return "overload"
-	case s.worn:
-		return "worn"
+var modes = []mode{
+	{"healing", func(s settings) bool { return s.healing }, measures(measureHealing)},
+	{"join", func(s settings) bool { return s.join }, measures(measureJoins)},
+	{"profile", func(s settings) bool { return s.profile }, measures(measureProfiles)},
+	{"growth", func(s settings) bool { return s.growth }, measures(growthOf)},
+	{"frozen", func(s settings) bool { return s.frozen }, measures(measureFrozen)},
+	{"overload", func(s settings) bool { return s.overload }, measures(measureOverload)},
+	{"worn", func(s settings) bool { return s.worn }, measures(measureWorn)},
+}
+
+func measures[R results](f func(context.Context, settings, io.Writer) (R, error)) func(context.Context, settings, io.Writer) (results, error) {
+	return func(ctx context.Context, s settings, progress io.Writer) (results, error) { return f(ctx, s, progress) }
+}
+
+// mode is what is asked for.
+func (s settings) mode() mode {
+	for _, m := range modes {
+		if m.asked(s) {
+			return m
+		}
 	}
-	return "bench"
+	return mode{section: "bench", measure: measures(reportOf)}
+}
+
+func growthOf(ctx context.Context, s settings, progress io.Writer) (*growth, error) {
+	if s.from == "" {
+		return measureGrowth(ctx, s, progress)
+	}
+	g, err := read[growth](s.from)
+	if err == nil {
+		g.Settings.plot = s.plot
+	}
+	return g, err
+}
+
+func reportOf(ctx context.Context, s settings, progress io.Writer) (*report, error) {
+	if s.from == "" {
+		return measure(ctx, s, progress)
+	}
+	return read[report](s.from)
 }
 
 // publish writes what was measured as JSON, and its text into a file or to out.
@@ -300,7 +298,7 @@ func publish(s settings, m results, out io.Writer) error {
 		}
 	}
 	if s.write != "" {
-		return insert(s.write, s.section(), m.markdown())
+		return insert(s.write, s.mode().section, m.markdown())
 	}
 	_, err := io.WriteString(out, m.markdown())
 	return err

@@ -118,6 +118,7 @@ func (in *inbound) read() error {
 
 // job is one request that is being served.
 type job struct {
+	in      *inbound
 	ctx     context.Context
 	cancel  context.CancelFunc
 	handler Handler
@@ -151,7 +152,7 @@ func (in *inbound) request(f frame, size int) error {
 		in.t.gate.leave(size)
 		return fmt.Errorf("%w: request id %d is in use", wire.ErrMalformed, f.id)
 	}
-	in.t.workers.serve(in, &job{ctx, cancel, h, f, size})
+	in.t.workers.serve(&job{in, ctx, cancel, h, f, size})
 	return nil
 }
 

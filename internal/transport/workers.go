@@ -8,33 +8,28 @@ const maxIdleWorkers = 32
 // workers serve requests, each on a goroutine of its own. One that is done waits for another request: a new goroutine
 // has a small stack, and to make it as large as a read of the disk needs took a fortieth of the CPU of such reads.
 type workers struct {
-	jobs chan work
+	jobs chan *job
 	idle atomic.Int64 // about how many wait
 	stop <-chan struct{}
 }
 
-type work struct {
-	in *inbound
-	j  *job
-}
-
 func newWorkers(stop <-chan struct{}) *workers {
-	return &workers{jobs: make(chan work), stop: stop}
+	return &workers{jobs: make(chan *job), stop: stop}
 }
 
 // serve does not wait for it to be served.
-func (w *workers) serve(in *inbound, j *job) {
+func (w *workers) serve(j *job) {
 	select {
-	case w.jobs <- work{in, j}:
+	case w.jobs <- j:
 	default:
-		go w.run(work{in, j})
+		go w.run(j)
 	}
 }
 
-func (w *workers) run(next work) {
+func (w *workers) run(next *job) {
 	for {
-		next.in.serve(next.j)
-		next = work{} // what it held is not kept while this waits
+		next.in.serve(next)
+		next = nil // what it held is not kept while this waits
 		if w.idle.Add(1) > maxIdleWorkers {
 			w.idle.Add(-1)
 			return
